@@ -1,0 +1,1 @@
+"""Image files and the Zarr hierarchy that keeps them."""

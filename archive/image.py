@@ -1,0 +1,110 @@
+"""What an image is, before anyone asks how it is stored: its description, windows into it, readers of it.
+
+Everything here is a small frozen value or a Protocol. The formats produce these, the store keeps them,
+and neither knows the other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilevault.codecs.errors import InvalidRequest
+
+__all__ = ["ImageInfo", "ImageReader", "Window"]
+
+Words = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A half-open box in array axes: ``start[i] <= index[i] < stop[i]`` for every axis."""
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.start) != len(self.stop) or any(
+            not 0 <= a <= b for a, b in zip(self.start, self.stop, strict=True)
+        ):
+            raise InvalidRequest(f"not a window: {self.start} .. {self.stop}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of samples along each axis."""
+        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The same box as an index for a NumPy array."""
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+    def intersect(self, other: "Window") -> "Window":
+        """The common box; empty (zero extent) along axes where the two do not meet."""
+        start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
+        stop = tuple(max(s, min(a, b)) for s, a, b in zip(start, self.stop, other.stop, strict=True))
+        return Window(start, stop)
+
+    def shift(self, origin: tuple[int, ...]) -> "Window":
+        """The same box in the coordinates of an array that begins at ``origin``."""
+        return Window(
+            tuple(a - o for a, o in zip(self.start, origin, strict=True)),
+            tuple(b - o for b, o in zip(self.stop, origin, strict=True)),
+        )
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """An image as an array: what a reader promises and a store records."""
+
+    shape: tuple[int, ...]
+    """Samples along each axis of level 0."""
+    dtype: np.dtype[Any]
+    """Native-endian dtype of the stored words."""
+    axes: tuple[str, ...]
+    """Names in array order, from ``t``, ``c``, ``z``, ``frame``, ``y``, ``x``; the last two are y, x."""
+    kind: str
+    """``"medical"`` or ``"satellite"``: which conventions the store writes."""
+    bits_stored: int | None = None
+    """Significant low bits of a word, where fewer than the dtype holds (DICOM BitsStored)."""
+    nodata: float | int | None = None
+    """Value that marks absent samples (GeoTIFF), or None."""
+    categorical: bool = False
+    """Values are labels or palette indices: never averaged."""
+    has_mask: bool = False
+    """A validity mask (uint8, 0 or 255, axes y, x) goes with the image."""
+    native_blocks: tuple[int, ...] | None = None
+    """Block shape in which the source is cheapest to read, along every axis."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that the conventions need: geometry, rescale, CRS, display window ... (see metadata.py)."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the uncompressed words."""
+        total = self.dtype.itemsize
+        for extent in self.shape:
+            total *= extent
+        return total
+
+
+class ImageReader(Protocol):
+    """Reads the stored words of one image, window by window."""
+
+    @property
+    def info(self) -> ImageInfo:
+        """The description of the whole image."""
+        ...
+
+    def read(self, window: Window) -> Words:
+        """The words of ``window``: shape ``window.shape``, dtype ``info.dtype``, C order.
+
+        Raises `SourceChanged` where the source is no longer what was scanned, and
+        `TruncatedSource` or `InconsistentHeader` where it cannot be read.
+        """
+        ...
+
+    def read_mask(self, window: Window) -> NDArray[np.uint8]:
+        """The validity mask of a (y, x) ``window``; only where ``info.has_mask``."""
+        ...

@@ -1,0 +1,1 @@
+"""The work on whole collections: Dask tasks and the command line."""
