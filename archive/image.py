@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tilevault.codecs.errors import InvalidRequest
 
-__all__ = ["ImageInfo", "ImageReader", "Window"]
+__all__ = ["ImageInfo", "ImageReader", "Window", "Words", "values"]
 
 Words = NDArray[Any]
 
@@ -108,3 +108,19 @@ class ImageReader(Protocol):
     def read_mask(self, window: Window) -> NDArray[np.uint8]:
         """The validity mask of a (y, x) ``window``; only where ``info.has_mask``."""
         ...
+
+
+def values(words: Words, info: ImageInfo) -> Words:
+    """The sample values that stored words stand for: BitsStored bits ending at HighBit, sign extended.
+
+    DICOM PS3.5 8.1.1: bits above HighBit are not part of the sample. Shape and dtype stay; where every bit
+    of a word is stored, the words themselves are returned.
+    """
+    width = 8 * info.dtype.itemsize
+    bits = info.bits_stored
+    if bits is None or bits >= width or info.dtype.kind not in "iu":
+        return words
+    high = int(info.attributes.get("high_bit", bits - 1))
+    unsigned = words.view(np.dtype(f"u{info.dtype.itemsize}"))
+    aligned = np.left_shift(unsigned, width - 1 - high)
+    return np.right_shift(aligned.view(info.dtype), width - bits)

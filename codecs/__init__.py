@@ -1,1 +1,9 @@
 """Arrays to bytes and back: no files, no store, no Dask."""
+
+from tilevault.codecs.base import TileCodec
+from tilevault.codecs.errors import *  # noqa: F403
+from tilevault.codecs.errors import __all__ as _errors
+from tilevault.codecs.lossless import LosslessCodec
+
+__all__ = ["LosslessCodec", "TileCodec"]
+__all__ += _errors

@@ -4,6 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The machines that run these tests are slow and noisy at times: no deadline per example.
+settings.register_profile("tilevault", deadline=None, max_examples=60)
+settings.load_profile("tilevault")
+
 
 
 @pytest.fixture(scope="session")

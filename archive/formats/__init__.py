@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, Self
 
-from tilevault.archive.image import ImageInfo, ImageReader, Words
+from tilevault.archive.image import ImageInfo, ImageReader, Window, Words
 from tilevault.codecs.errors import TilevaultError
 
 __all__ = [
@@ -132,6 +132,10 @@ class Format(Protocol):
         self, files: Sequence[SourceFile]
     ) -> tuple[list[SourceImage], list[tuple[SourceFile, TilevaultError]]]:
         """Group scanned files into images; second, the files that fit nowhere, with the reason."""
+        ...
+
+    def window_inputs(self, image: SourceImage, window: Window) -> Any:
+        """JSON values that name the source samples of a level-0 window: the same values, the same samples."""
         ...
 
     def open_reader(self, image: SourceImage, archived: ArchivedFrames | None = None) -> SourceReader:

@@ -1,0 +1,264 @@
+"""What a generation says of itself in ``source/image.json``: the image, its arrays, its levels.
+
+From this value everything else about a generation's layout follows: which arrays there are, how they are
+cut, which coarse levels are stored in which chunks. Reading one from an archive checks every field
+against the limits before anything is allocated.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tilevault.archive.grid import DECOMPOSITIONS, TileGrid, reduced_extent, tile_shape
+from tilevault.archive.image import ImageInfo
+from tilevault.archive.plain import CHUNK_BYTES, PlainArray
+from tilevault.archive.tiles import TiledArray
+from tilevault.codecs import FrameCodec, LosslessCodec
+from tilevault.codecs.base import TileCodec
+from tilevault.codecs.errors import LimitExceeded, ManifestCorrupt, TilevaultError
+
+__all__ = ["MAX_PIXELS", "Description", "info_from_json", "info_to_json"]
+
+MAX_PIXELS = 1 << 36
+FIRST_STORED_LEVEL = 3
+SMALLEST_LEVEL = 32
+"""The longer side of a stored level is at least this."""
+BLOCK_SIDE = 4096
+"""Level-0 side of the square that one pyramid task reduces."""
+DOWNSAMPLINGS = ("lowpass53", "mean", "nearest")
+_CODECS: dict[str, type[TileCodec]] = {"tilevault.lossless": LosslessCodec, "tilevault.frame": FrameCodec}
+
+
+def info_to_json(info: ImageInfo) -> dict[str, Any]:
+    """JSON values of an `ImageInfo`."""
+    return {
+        "shape": list(info.shape),
+        "dtype": info.dtype.name,
+        "axes": list(info.axes),
+        "kind": info.kind,
+        "bits_stored": info.bits_stored,
+        "nodata": info.nodata,
+        "categorical": info.categorical,
+        "has_mask": info.has_mask,
+        "native_blocks": None if info.native_blocks is None else list(info.native_blocks),
+        "attributes": dict(info.attributes),
+    }
+
+
+def info_from_json(document: Mapping[str, Any]) -> ImageInfo:
+    """The `ImageInfo` that was stored. Raises `ManifestCorrupt` or `LimitExceeded`."""
+    try:
+        blocks = document["native_blocks"]
+        info = ImageInfo(
+            shape=tuple(document["shape"]),
+            dtype=np.dtype(str(document["dtype"])),
+            axes=tuple(document["axes"]),
+            kind=document["kind"],
+            bits_stored=document["bits_stored"],
+            nodata=document["nodata"],
+            categorical=document["categorical"],
+            has_mask=document["has_mask"],
+            native_blocks=None if blocks is None else tuple(blocks),
+            attributes=document["attributes"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ManifestCorrupt(f"image.json: not the description of an image: {error}") from error
+    if (
+        len(info.shape) != len(info.axes)
+        or not 2 <= len(info.shape) <= 5
+        or any(type(n) is not int or n < 1 for n in info.shape)
+        or info.dtype.hasobject
+        or info.kind not in ("medical", "satellite")
+    ):
+        raise ManifestCorrupt("image.json: shape, axes or dtype are not those of an image")
+    if prod(info.shape) > MAX_PIXELS:
+        raise LimitExceeded(f"image.json: {prod(info.shape)} samples, more than {MAX_PIXELS}")
+    return info
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that a generation records about itself besides its bytes."""
+
+    image: str
+    kind: str
+    key: str
+    format: str
+    name: str
+    round_trip: str
+    """``file-exact``, ``metadata-exact`` or ``lossy``."""
+    info: ImageInfo | None
+    """None: files without pixels, kept verbatim."""
+    codec: TileCodec | None
+    tile: tuple[int, ...] | None
+    shard: tuple[int, ...] | None
+    downsampling: str | None = None
+    levels: tuple[int, ...] = (0,)
+    """Stored levels, 0 first."""
+    search: Mapping[str, Any] = field(default_factory=dict)
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def plan(
+        cls, info: ImageInfo, codec: TileCodec, tile: tuple[int, ...] | None = None, **fields: Any
+    ) -> "Description":
+        """Cut an image into tiles (default: as `tile_shape` says) and shards."""
+        tile = tile or tile_shape(info.shape, info.axes)
+        grid = TileGrid.plan(info.shape, tile, info.dtype.itemsize)
+        longest = max(info.shape[-2:])
+        levels = [
+            k
+            for k in range(FIRST_STORED_LEVEL, DECOMPOSITIONS + 1)
+            if reduced_extent(longest, k) >= SMALLEST_LEVEL
+        ]
+        return cls(info=info, codec=codec, tile=tile, shard=grid.shard, levels=(0, *levels), **fields)
+
+    def with_downsampling(self, downsampling: str) -> "Description":
+        """The same, once the tiles have shown how levels can be made."""
+        return replace(self, downsampling=downsampling)
+
+    @property
+    def data(self) -> TiledArray:
+        """The array of pixels."""
+        info, codec = self._pixels()
+        assert self.tile is not None
+        assert self.shard is not None
+        return TiledArray(self.level_path(0), info.dtype, TileGrid(info.shape, self.tile, self.shard), codec)
+
+    @property
+    def mask(self) -> TiledArray | None:
+        """The array of validity, where there is one: tiles of the same side."""
+        info, _ = self._pixels()
+        if not info.has_mask:
+            return None
+        assert self.tile is not None
+        grid = TileGrid.plan(info.shape[-2:], self.tile[-2:], 1)
+        return TiledArray("0/mask", np.dtype(np.uint8), grid, LosslessCodec(pack=False))
+
+    @property
+    def arrays(self) -> dict[str, TiledArray]:
+        """The tiled arrays by role: ``data``, and ``mask`` where there is one."""
+        if self.info is None:
+            return {}
+        return {"data": self.data, **({"mask": self.mask} if self.mask else {})}
+
+    def level_path(self, level: int, role: str = "data") -> str:
+        """Zarr path of a level's array: medical levels are arrays, satellite levels are groups."""
+        info, _ = self._pixels()
+        return str(level) if info.kind == "medical" else f"{level}/{role}"
+
+    def level_shape(self, level: int, role: str = "data") -> tuple[int, ...]:
+        """Shape of a level's array."""
+        info, _ = self._pixels()
+        shape = info.shape if role == "data" else info.shape[-2:]
+        return (*shape[:-2], *(reduced_extent(n, level) for n in shape[-2:]))
+
+    def coarse(self, level: int, role: str = "data") -> PlainArray:
+        """The plain array of a stored coarse level; its chunks cover the same squares on every level."""
+        info, _ = self._pixels()
+        dtype = info.dtype if role == "data" else np.dtype(np.uint8)
+        shape = self.level_shape(level, role)
+        block = self.block(role)
+        side = [min(b >> level, n) for b, n in zip(block[-2:], shape[-2:], strict=True)]
+        return PlainArray(self.level_path(level, role), shape, dtype, (*block[:-2], *side))
+
+    def block(self, role: str = "data") -> tuple[int, ...]:
+        """Level-0 extent that one pyramid task reduces: at most 1 MiB at the first coarse level."""
+        info, _ = self._pixels()
+        itemsize = info.dtype.itemsize if role == "data" else 1
+        shape = info.shape if role == "data" else info.shape[-2:]
+        side = BLOCK_SIDE
+        while (side >> FIRST_STORED_LEVEL) ** 2 * itemsize > CHUNK_BYTES:
+            side //= 2
+        block = [1] * len(shape)
+        block[-2:] = side, side
+        plane = prod(reduced_extent(min(side, n), FIRST_STORED_LEVEL) for n in shape[-2:]) * itemsize
+        room = max(1, CHUNK_BYTES // plane)
+        for axis in reversed(range(len(shape) - 2)):
+            block[axis] = min(shape[axis], room)
+            room //= block[axis]
+            if block[axis] < shape[axis]:
+                break
+        return tuple(block)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, as ``source/image.json`` holds them."""
+        return {
+            "image": self.image,
+            "kind": self.kind,
+            "key": self.key,
+            "format": self.format,
+            "name": self.name,
+            "round_trip": self.round_trip,
+            "info": None if self.info is None else info_to_json(self.info),
+            "codec": None if self.codec is None else self.codec.to_dict(),
+            "tile": None if self.tile is None else list(self.tile),
+            "shard": None if self.shard is None else list(self.shard),
+            "downsampling": self.downsampling,
+            "levels": list(self.levels),
+            "search": dict(self.search),
+            "layout": dict(self.layout),
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> "Description":
+        """Raises `ManifestCorrupt` or `LimitExceeded`."""
+        try:
+            fields = dict(document)
+            info = fields.pop("info")
+            codec = fields.pop("codec")
+            made = cls(
+                info=None if info is None else info_from_json(info),
+                codec=None if codec is None else _codec_from_json(codec),
+                tile=_tuple(fields.pop("tile")),
+                shard=_tuple(fields.pop("shard")),
+                levels=tuple(fields.pop("levels")),
+                warnings=tuple(fields.pop("warnings")),
+                **fields,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ManifestCorrupt(f"image.json: {error}") from error
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        if self.info is None:
+            return
+        rank = len(self.info.shape)
+        tile, shard = self.tile or (), self.shard or ()
+        sound = (
+            self.codec is not None
+            and self.downsampling in DOWNSAMPLINGS
+            and len(tile) == len(shard) == rank
+            and all(type(t) is int and t >= 1 for t in (*tile, *shard))
+            and all(s % t == 0 for s, t in zip(shard, tile, strict=True))
+            and all(type(k) is int and 0 <= k <= DECOMPOSITIONS for k in self.levels)
+        )
+        if not sound:
+            raise ManifestCorrupt("image.json: the arrays it describes cannot be")
+        if prod(min(t, n) for t, n in zip(tile, self.info.shape, strict=True)) > MAX_PIXELS:
+            raise LimitExceeded("image.json: a tile is larger than allowed")
+
+    def _pixels(self) -> tuple[ImageInfo, TileCodec]:
+        if self.info is None or self.codec is None:
+            raise ManifestCorrupt(f"image {self.image} has no pixels")
+        return self.info, self.codec
+
+
+def _tuple(value: Any) -> tuple[int, ...] | None:
+    return None if value is None else tuple(value)
+
+
+def _codec_from_json(document: Any) -> TileCodec:
+    name = document.get("name") if isinstance(document, dict) else None
+    if name not in _CODECS:
+        raise ManifestCorrupt(f"image.json: no codec of the name {str(name)[:100]!r} is allowed")
+    try:
+        return _CODECS[name].from_dict(document)
+    except TilevaultError as error:
+        raise ManifestCorrupt(f"image.json: codec configuration: {error}") from error

@@ -1,0 +1,437 @@
+"""Writing one immutable generation of an image, in steps that workers can do apart.
+
+::
+
+    shards of level 0  ->  tables in tiles/  ->  coarse levels  ->  documents, manifest  ->  commit
+    (a task each)          (one task)            (a task each)       (one task)
+
+Every step gives or takes `ManifestObject` values. An object appears whole or not at all, under a key that
+its inputs decide; so an interrupted run is continued by doing the steps again, and finding what is there.
+The commit record comes last; until then no reader sees anything.
+"""
+
+import base64
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from tilevault.archive import metadata
+from tilevault.archive.blobs import STAGING, LocalBlobs
+from tilevault.archive.description import Description
+from tilevault.archive.documents import canonical, seal, sha256_hex, unseal
+from tilevault.archive.formats import SourceFile
+from tilevault.archive.image import Window, Words, values
+from tilevault.archive.manifest import CommitRecord, Manifest, ManifestObject
+from tilevault.archive.plain import PlainArray, array_document, compress, group_document
+from tilevault.archive.reading import read_level
+from tilevault.archive.tiles import (
+    EncodedTile,
+    TiledArray,
+    TileReader,
+    TileTables,
+    assemble_shard,
+    encode_shard,
+    keep_stream,
+)
+from tilevault.codecs.errors import Conflict, ManifestCorrupt, TileCorrupt, TilevaultError
+
+__all__ = ["Generation", "ShardReceipt"]
+
+SOURCE_BLOCK = 4 << 20
+"""Raw bytes of one independently compressed block of source bytes."""
+_TABLES = ("ends", "digests", "pixels")
+
+
+@dataclass(frozen=True)
+class ShardReceipt:
+    """What a shard task reports: the object, and for each of its tiles what the tables will hold."""
+
+    role: str
+    index: tuple[int, ...]
+    entry: ManifestObject
+    tiles: Mapping[tuple[int, ...], EncodedTile]
+    """Without their bytes."""
+    plain: bool
+    """Every word is its own value: no bits above BitsStored are in use."""
+
+    def to_bytes(self) -> bytes:
+        """Sealed, for the receipt object that lets another run find this work."""
+        return seal(
+            {
+                "role": self.role,
+                "index": list(self.index),
+                "entry": self.entry.to_json(),
+                "plain": self.plain,
+                "tiles": [
+                    [list(at), list(t.ends), _text(t.digests), _text(t.pixels)]
+                    for at, t in sorted(self.tiles.items())
+                ],
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, what: str) -> "ShardReceipt":
+        """Raises `ManifestCorrupt`."""
+        document = unseal(data, what)
+        try:
+            return cls(
+                document["role"],
+                tuple(document["index"]),
+                ManifestObject.from_json(document["entry"]),
+                {
+                    tuple(at): EncodedTile(b"", tuple(ends), _bytes(digests), _bytes(pixels))
+                    for at, ends, digests, pixels in document["tiles"]
+                },
+                document["plain"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ManifestCorrupt(f"{what}: not a receipt: {error}") from error
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The place where one generation is being written. A value: workers get a copy."""
+
+    blobs: LocalBlobs
+    id: str
+    description: Description
+
+    @property
+    def prefix(self) -> str:
+        """Key of the generation in the archive."""
+        return f"images/{self.description.image}/{self.id}"
+
+    def write_shard(
+        self,
+        role: str,
+        index: tuple[int, ...],
+        inputs: str,
+        read: Callable[[Window], Words],
+        read_stream: Callable[[tuple[int, ...]], bytes] | None = None,
+    ) -> ShardReceipt:
+        """Encode, prove and store one shard, or find it stored already (`receipt`)."""
+        array = self.description.arrays[role]
+        window = array.grid.shard_window(index)
+        plain = True
+        if read_stream is None:
+            words = read(window)
+            pieces, tiles = encode_shard(array, index, words)
+            info = self.description.info
+            if role == "data" and info is not None and info.bits_stored is not None:
+                plain = bool(np.array_equal(values(words, info), words))
+        else:
+            tiles = {
+                at: keep_stream(array.codec, read_stream(at), array.grid.tile_window(at).shape, array.dtype)
+                for at in array.grid.tile_indices(window)
+            }
+            pieces = assemble_shard(array, tiles)
+        entry = self._create(array.shard_key(index), pieces, inputs)
+        kept = {at: replace(tile, data=b"") for at, tile in tiles.items()}
+        receipt = ShardReceipt(role, index, entry, kept, plain)
+        self._keep_receipt(receipt)
+        return receipt
+
+    def receipt(self, role: str, index: tuple[int, ...], inputs: str) -> ShardReceipt | None:
+        """The receipt of a shard that an interrupted run finished, if the shard still matches it."""
+        key = self._receipt_path(role, index)
+        try:
+            found = ShardReceipt.from_bytes(key.read_bytes(), key.name)
+            if (found.role, found.index, found.entry.inputs) != (role, index, inputs):
+                return None
+            stored = self.blobs.digest(f"{self.prefix}/{found.entry.key}")
+        except (OSError, TilevaultError):
+            return None
+        return found if (stored.size, stored.sha256) == (found.entry.size, found.entry.sha256) else None
+
+    def reuse_shard(self, receipt: ShardReceipt, prefix: str) -> ShardReceipt:
+        """Take a shard of an earlier generation (at ``prefix``) that has the same inputs."""
+        key = self.description.arrays[receipt.role].shard_key(receipt.index)
+        self.blobs.link(f"{self.prefix}/{key}", f"{prefix}/{receipt.entry.key}")
+        return replace(receipt, entry=replace(receipt.entry, key=key))
+
+    def write_source(
+        self, number: int, files: Iterable[Iterator[bytes]]
+    ) -> tuple[list[ManifestObject], list[list[list[Any]]]]:
+        """Store the non-pixel bytes of some files in blocks of <= 4 MiB.
+
+        Returns the objects, and per file its pieces: [block key, offset, length].
+        """
+        objects: list[ManifestObject] = []
+        references: list[list[list[Any]]] = []
+        block = bytearray()
+
+        def flush() -> None:
+            if block:
+                key = f"source/blocks/{number}-{len(objects)}"
+                objects.append(self._create(key, [compress(bytes(block))]))
+                block.clear()
+
+        for pieces in files:
+            own: list[list[Any]] = []
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    if len(block) == SOURCE_BLOCK:
+                        flush()
+                    taken = view[: SOURCE_BLOCK - len(block)]
+                    own.append([f"source/blocks/{number}-{len(objects)}", len(block), len(taken)])
+                    block += taken
+                    view = view[len(taken) :]
+            references.append(own)
+        flush()
+        return objects, references
+
+    def tables(self, role: str, receipts: Iterable[ShardReceipt]) -> TileTables:
+        """The tables of an array from its shards' receipts. Raises `ManifestCorrupt` if a tile is missing."""
+        array = self.description.arrays[role]
+        tables, seen = TileTables.empty(array), 0
+        for receipt in receipts:
+            if receipt.role == role:
+                for at, tile in receipt.tiles.items():
+                    tables.put(at, tile)
+                    seen += 1
+        if seen != prod(array.grid.tiles):
+            raise ManifestCorrupt(f"{seen} of {prod(array.grid.tiles)} tiles were written")
+        return tables
+
+    def write_tables(self, receipts: Sequence[ShardReceipt]) -> list[ManifestObject]:
+        """Store ``tiles/`` from the receipts of all shards."""
+        return [
+            self._create(key, [data])
+            for role, array in self.description.arrays.items()
+            for plain, words in zip(table_arrays(array, role), self.tables(role, receipts).parts, strict=True)
+            for key, data in plain.encode(words).items()
+        ]
+
+    def readers(
+        self, shards: Iterable[ManifestObject], tables: Iterable[ManifestObject]
+    ) -> dict[str, TileReader]:
+        """Checked reads of what has been written of level 0, by role."""
+        sizes = {entry.key: entry.size for entry in shards}
+        digests = {entry.key: entry.sha256 for entry in tables}
+        made = {}
+        for role, array in self.description.arrays.items():
+            parts = [self._read_plain(plain, digests) for plain in table_arrays(array, role)]
+            made[role] = TileReader(
+                self.blobs, self.prefix, array, TileTables(*parts), sizes, self.description.image
+            )
+        return made
+
+    def _read_plain(self, plain: PlainArray, digests: Mapping[str, str]) -> Words:
+        words = np.empty(plain.shape, plain.dtype)
+        for index in plain.chunk_indices():
+            key = plain.chunk_key(index)
+            data = self.blobs.read(f"{self.prefix}/{key}")
+            if sha256_hex(data) != digests.get(key):
+                raise TileCorrupt(f"{key}: changed since it was written", object=key)
+            words[plain.window(index).slices] = plain.decode_chunk(index, data)
+        return words
+
+    def blocks(self) -> list[tuple[str, tuple[int, ...]]]:
+        """The pyramid tasks: (role, position) of each square that is reduced to all stored levels."""
+        if len(self.description.levels) == 1:
+            return []
+        return [
+            (role, index)
+            for role, array in self.description.arrays.items()
+            for index in product(*_ranges(array.grid.shape, self.description.block(role)))
+        ]
+
+    def write_block(
+        self, role: str, index: tuple[int, ...], readers: Mapping[str, TileReader]
+    ) -> list[ManifestObject]:
+        """Reduce one square of level 0 to every stored coarse level."""
+        written = []
+        for level in self.description.levels[1:]:
+            plain = self.description.coarse(level, role)
+            words = read_level(self.description, readers, role, plain.window(index), level, threads=False)
+            written.append(self._create(plain.chunk_key(index), [plain.encode_chunk(index, words)]))
+        return written
+
+    def write_documents(
+        self,
+        tables: Mapping[str, TileTables],
+        files: Sequence[tuple[SourceFile, list[list[Any]]]],
+    ) -> list[ManifestObject]:
+        """Store every ``zarr.json``, coordinates, quality and what describes the sources."""
+        return [self._create(key, [data]) for key, data in self._documents(tables, files)]
+
+    def commit(
+        self,
+        objects: Iterable[ManifestObject],
+        sources: str,
+        summary: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        previous: CommitRecord | None,
+    ) -> CommitRecord:
+        """Store the manifest, make all durable, then the commit record. Raises `Conflict` if n is taken."""
+        entries = tuple(sorted(objects, key=lambda entry: entry.key))
+        manifest = Manifest(self.description.image, self.id, entries).to_bytes()
+        stored = self._create("manifest.json", [manifest])
+        self.blobs.sync(self.prefix)
+        record = CommitRecord(
+            image=self.description.image,
+            n=0 if previous is None else previous.n + 1,
+            generation=self.id,
+            manifest=stored.sha256,
+            previous=None if previous is None else previous.sha256,
+            sources=sources,
+            summary={**summary, "bytes_stored": sum(e.size for e in entries) + stored.size},
+            provenance=provenance,
+        )
+        self.blobs.create(record.key, [record.to_bytes()])
+        self.blobs.sync(f"commits/{record.image}")
+        return record
+
+    def forget_receipts(self) -> None:
+        """Remove the receipts of a generation that is committed."""
+        folder = self._receipts
+        if folder.is_dir():
+            for path in folder.iterdir():
+                path.unlink(missing_ok=True)
+            folder.rmdir()
+
+    def _create(self, key: str, pieces: Sequence[bytes], inputs: str | None = None) -> ManifestObject:
+        """Store an object; what an interrupted run left damaged under the key is written again."""
+        full = f"{self.prefix}/{key}"
+        try:
+            written = self.blobs.create(full, pieces)
+        except Conflict:
+            if self._is_committed():
+                raise
+            self.blobs.replace_broken(full)
+            written = self.blobs.create(full, pieces)
+        return ManifestObject(key, written.size, written.sha256, inputs)
+
+    def _is_committed(self) -> bool:
+        folder = f"commits/{self.description.image}"
+        return any(
+            f'"generation":"{self.id}"'.encode() in self.blobs.read(f"{folder}/{name}")
+            for name in self.blobs.names(folder)
+        )
+
+    def _documents(
+        self, tables: Mapping[str, TileTables], files: Sequence[tuple[SourceFile, list[list[Any]]]]
+    ) -> Iterator[tuple[str, bytes]]:
+        yield "source/image.json", canonical(self.description.to_json())
+        yield "source/files.json", canonical([_file_json(file, pieces) for file, pieces in files])
+        if self.description.info is None:
+            yield "zarr.json", group_document({"tilevault": {"kind": self.description.kind, "pixels": False}})
+            return
+        yield from self._pixel_documents()
+        yield "tiles/zarr.json", group_document({})
+        yield "quality/zarr.json", group_document({})
+        for role, array in self.description.arrays.items():
+            yield f"tiles/{role}/zarr.json", group_document({})
+            for plain in table_arrays(array, role):
+                yield f"{plain.path}/zarr.json", plain.document()
+        bits = bits_array(self.description.data)
+        yield f"{bits.path}/zarr.json", bits.document(attributes={"units": "bit", "long_name": "coded size"})
+        yield from bits.encode(tables["data"].bits()).items()
+
+    def _pixel_documents(self) -> Iterator[tuple[str, bytes]]:
+        """The hierarchy that other programs see: groups, level 0, coarse levels, coordinates."""
+        d, info = self.description, self.description.info
+        assert info is not None
+        attributes = metadata.group_documents(info, d.levels, d.name, d.downsampling or "mean")
+        fill = metadata.fill_value(info)
+        arrays: dict[str, tuple[Any, tuple[str, ...]]] = {}
+        for role, names in (("data", info.axes), ("mask", info.axes[-2:])):
+            if role in d.arrays:
+                arrays[d.level_path(0, role)] = (d.arrays[role], names)
+                arrays |= {d.level_path(k, role): (d.coarse(k, role), names) for k in d.levels[1:]}
+        for path, document in attributes.items():
+            key = f"{path}/zarr.json" if path else "zarr.json"
+            if path not in arrays:
+                yield key, group_document(document)
+                continue
+            array, names = arrays.pop(path)
+            value = 0 if path.endswith("/mask") else fill
+            if isinstance(array, TiledArray):
+                yield key, _sharded_document(array, value, document, names)
+            else:
+                yield key, array.document(value, document, names)
+        if arrays:
+            raise ManifestCorrupt(f"the conventions describe no {sorted(arrays)}")
+        for path, (words, names, document) in metadata.coordinate_arrays(
+            info, d.levels, d.downsampling
+        ).items():
+            plain = PlainArray.table(path, words.shape, words.dtype)
+            yield f"{path}/zarr.json", plain.document(0, document, names)
+            yield from plain.encode(words).items()
+
+    def _keep_receipt(self, receipt: ShardReceipt) -> None:
+        path = self._receipt_path(receipt.role, receipt.index)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+        temporary.write_bytes(receipt.to_bytes())
+        temporary.replace(path)
+
+    @property
+    def _receipts(self) -> Any:
+        return self.blobs.root / STAGING / f"{self.description.image}-{self.id}"
+
+    def _receipt_path(self, role: str, index: tuple[int, ...]) -> Any:
+        return self._receipts / f"{role}-{'-'.join(map(str, index))}.json"
+
+
+def table_arrays(array: TiledArray, role: str) -> list[PlainArray]:
+    """The arrays of ``tiles/<role>``: ends, digests, pixels."""
+    tiles, segments = array.grid.tiles, array.codec.resolutions
+    shapes = ((*tiles, segments), (*tiles, segments, 16), (*tiles, 16))
+    dtypes = (np.uint32, np.uint8, np.uint8)
+    return [
+        PlainArray.table(f"tiles/{role}/{name}", shape, dtype)
+        for name, shape, dtype in zip(_TABLES, shapes, dtypes, strict=True)
+    ]
+
+
+def bits_array(array: TiledArray) -> PlainArray:
+    """``quality/bits``: coded bits of each tile of the data."""
+    return PlainArray.table("quality/bits", array.grid.tiles, np.uint32)
+
+
+def _ranges(shape: Sequence[int], block: Sequence[int]) -> list[range]:
+    return [range(ceil(n / b)) for n, b in zip(shape, block, strict=True)]
+
+
+def _sharded_document(
+    array: TiledArray, fill: Any, attributes: Mapping[str, Any], names: tuple[str, ...]
+) -> bytes:
+    """``zarr.json`` of level 0: shards of tiles, each tile under the codec, then crc32c."""
+    crc = {"name": "crc32c"}
+    inner = [array.codec.to_dict(), crc]
+    index = [{"name": "bytes", "configuration": {"endian": "little"}}, crc]
+    sharding = {
+        "chunk_shape": list(array.grid.tile),
+        "codecs": inner,
+        "index_codecs": index,
+        "index_location": "end",
+    }
+    codecs = [{"name": "sharding_indexed", "configuration": sharding}]
+    return array_document(array.grid.shape, array.dtype, array.grid.shard, codecs, fill, attributes, names)
+
+
+def _file_json(file: SourceFile, pieces: list[list[Any]]) -> dict[str, Any]:
+    return {
+        "name": file.name,
+        "size": file.size,
+        "sha256": file.sha256,
+        "format": file.format,
+        "record": dict(file.record),
+        "warnings": list(file.warnings),
+        "pieces": pieces,
+    }
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)

@@ -1,0 +1,149 @@
+"""The files that an image was made of: their names, and their bytes again.
+
+Non-pixel bytes lie in compressed blocks under ``source/blocks``; ``source/files.json`` says for each file
+which pieces of which blocks they are, and holds what the format recorded to put the file together again.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from tilevault.archive.documents import parse
+from tilevault.archive.formats import SourceFile, SourceImage, formats
+from tilevault.archive.generation import SOURCE_BLOCK
+from tilevault.archive.image import Words
+from tilevault.archive.plain import expand
+from tilevault.codecs.errors import InvalidRequest, ManifestCorrupt
+
+if TYPE_CHECKING:
+    from tilevault.archive.store import Image
+
+__all__ = ["Source"]
+
+
+class Source:
+    """The source files of one archived image."""
+
+    def __init__(self, image: "Image") -> None:
+        self._image = image
+        self._blocks: OrderedDict[str, bytes] = OrderedDict()
+
+    @cached_property
+    def files(self) -> tuple[SourceFile, ...]:
+        """Every file, in stacking order, sidecars last. Raises `ManifestCorrupt`."""
+        try:
+            return tuple(_file(document) for document in self._documents)
+        except (KeyError, TypeError) as error:
+            raise ManifestCorrupt(f"image {self._image.id}: files.json: {error}") from error
+
+    @property
+    def layout(self) -> Mapping[str, Any]:
+        """How array positions map to files and frames (of the format)."""
+        return self._image.description.layout
+
+    @property
+    def image(self) -> SourceImage:
+        """The image as the format assembled it, its files now lying in the archive."""
+        d = self._image.description
+        transfer_syntax = getattr(d.codec, "transfer_syntax", None)
+        return SourceImage(
+            kind=d.kind,
+            key=d.key,
+            format=d.format,
+            sources=self.files,
+            info=d.info,
+            codec=transfer_syntax,
+            round_trip=d.round_trip,
+            search=d.search,
+            layout=d.layout,
+            warnings=d.warnings,
+        )
+
+    def verbatim(self, i: int) -> Iterator[bytes]:
+        """The non-pixel bytes of file ``i`` (all bytes of a sidecar or object), in pieces of <= 4 MiB."""
+        for key, offset, length in self._documents[i]["pieces"]:
+            block = self._block(key)
+            if not (type(offset) is type(length) is int and 0 <= offset <= offset + length <= len(block)):
+                raise ManifestCorrupt(f"image {self._image.id}: files.json points outside {key}")
+            yield block[offset : offset + length]
+
+    def rebuild(self, i: int) -> Iterator[bytes]:
+        """The bytes of file ``i``, exactly as they were archived, in pieces.
+
+        Raises `InvalidRequest` for a file that is kept metadata-exact only.
+        """
+        file = self.files[i]
+        if file.format == "sidecar" or self._image.info is None:
+            return self.verbatim(i)
+        module = formats()[self._image.description.format]
+        if self._image.round_trip != "file-exact":
+            raise InvalidRequest(f"{file.name}: is kept {self._image.round_trip}, not byte for byte")
+        rebuilt: Iterator[bytes] = module.rebuild(file, self.verbatim(i), StoredFrames(self._image, i))
+        return rebuilt
+
+    @cached_property
+    def _documents(self) -> list[Any]:
+        document = parse(self._image.object("source/files.json"), "files.json")
+        if not isinstance(document, list):
+            raise ManifestCorrupt(f"image {self._image.id}: files.json is no list")
+        return document
+
+    def _block(self, key: str) -> bytes:
+        if key not in self._blocks:
+            data = self._image.object(key)
+            self._blocks[key] = expand(data, _raw_size(data, key), key)
+            if len(self._blocks) > 2:
+                self._blocks.popitem(last=False)
+        return self._blocks[key]
+
+
+class StoredFrames:
+    """The stored frames of one source file (`FrameAccess`)."""
+
+    def __init__(self, image: "Image", file: int) -> None:
+        self._image = image
+        self._file = file
+        self._module = formats()[image.description.format]
+
+    def words(self, frame: int, rows: slice) -> Words:
+        """Rows of a frame's stored words: (y, x) or (c, y, x)."""
+        at = self._position(frame)
+        words: Words = self._image.words[(*at, ..., rows, slice(None))]
+        return words
+
+    def stream(self, frame: int) -> bytes:
+        """The frame's bit stream."""
+        reader = self._image.readers["data"]
+        info = self._image.info
+        at = iter(self._position(frame))
+        index = tuple(0 if name in ("c", "y", "x") else next(at) for name in (info.axes if info else ()))
+        return reader.tile_bytes(index, 1)
+
+    def _position(self, frame: int) -> Any:
+        return self._module.frame_position(self._image.source.image, self._file, frame)
+
+
+def _raw_size(data: bytes, key: str) -> int:
+    import zstandard
+
+    try:
+        size = zstandard.frame_content_size(data)
+    except zstandard.ZstdError as error:
+        raise ManifestCorrupt(f"{key}: {error}") from error
+    if not 0 <= size <= SOURCE_BLOCK:
+        raise ManifestCorrupt(f"{key}: holds {size} bytes, more than a block may")
+    return size
+
+
+def _file(document: Mapping[str, Any]) -> SourceFile:
+    return SourceFile(
+        name=document["name"],
+        path=None,
+        size=document["size"],
+        sha256=document["sha256"],
+        stat=(0, 0, 0, 0, 0),
+        format=document["format"],
+        record=document["record"],
+        warnings=tuple(document["warnings"]),
+    )

@@ -1,0 +1,490 @@
+"""The archive as its users see it: a mapping of images, each read like an array, every byte checked.
+
+`Archive` finds images through their commit records alone; nothing else says that an image exists. `Image`
+opens one committed generation through the chain commit -> manifest -> objects -> tiles, and answers with
+values or with an error of ours, never with anything else.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilevault.archive.blobs import LocalBlobs
+from tilevault.archive.check import CheckResult, check_image
+from tilevault.archive.description import Description
+from tilevault.archive.documents import parse, seal, sha256_hex, unseal
+from tilevault.archive.generation import bits_array, table_arrays
+from tilevault.archive.grid import TileGrid
+from tilevault.archive.image import ImageInfo, Window, Words
+from tilevault.archive.manifest import FORMAT_VERSION, CommitRecord, Manifest, image_id
+from tilevault.archive.plain import PlainArray
+from tilevault.archive.reading import read_level
+from tilevault.archive.source import Source
+from tilevault.archive.tiles import TileReader, TileTables
+from tilevault.codecs.base import TileCodec
+from tilevault.codecs.errors import (
+    ImageNotFound,
+    IntegrityError,
+    InvalidRequest,
+    ManifestCorrupt,
+    TileCorrupt,
+    TileMissing,
+)
+
+__all__ = ["Archive", "Image"]
+
+_ARCHIVE = "archive.json"
+_FORMAT = {"format": "tilevault", "version": FORMAT_VERSION, "digests": ["sha256", "blake3-128", "crc32c"]}
+
+
+class Archive(Mapping[str, "Image"]):
+    """A folder of archived images. Opening reads one small file; images are looked up when asked for."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.blobs = LocalBlobs(self.path)
+        if not (self.path / _ARCHIVE).exists():
+            raise ImageNotFound(f"{self.path}: there is no archive here")
+        document = unseal(self.blobs.read(_ARCHIVE), _ARCHIVE)
+        if document != _FORMAT:
+            raise ManifestCorrupt(
+                f"{self.path}: format version {document.get('version')}; this reads version {FORMAT_VERSION}"
+            )
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Archive":
+        """The archive at ``path``. Raises `ImageNotFound` if there is none, `ManifestCorrupt` if damaged."""
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> "Archive":
+        """The archive at ``path``, made if the folder is absent or empty."""
+        folder = Path(path)
+        if not (folder / _ARCHIVE).exists():
+            if folder.exists() and (
+                not folder.is_dir() or any(n.name != ".staging" for n in folder.iterdir())
+            ):
+                raise InvalidRequest(f"{folder}: is neither an archive nor an empty folder")
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            blobs = LocalBlobs(folder)
+            blobs.create(_ARCHIVE, [seal(_FORMAT)])
+            blobs.sync_root()
+        return cls(folder)
+
+    def __repr__(self) -> str:
+        return f"Archive({os.fspath(self.path)!r})"
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids of the images that exist, in order; one whose newest commit is damaged is named too."""
+        for name in self.blobs.folders("commits"):
+            try:
+                newest = self.newest_commit(name)
+            except IntegrityError:
+                yield name
+                continue
+            if newest is not None and newest.generation is not None:
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._exists(name)
+
+    def __getitem__(self, name: str) -> "Image":
+        """The image of an id, an unambiguous prefix of one, a SeriesInstanceUID, or a source's name.
+
+        Raises `ImageNotFound`.
+        """
+        found = self._find(name)
+        commit = self.newest_commit(found)
+        if commit is None or commit.generation is None:
+            raise ImageNotFound(f"no image {name!r} in {self.path}")
+        return Image(self, commit)
+
+    def search(self, where: Mapping[str, Any]) -> Iterator["Image"]:
+        """Images whose summary has all these values (compared as text)."""
+        for name in self:
+            image = self[name]
+            if all(str(image.summary.get(key)) == str(value) for key, value in where.items()):
+                yield image
+
+    def commits(self, image: str) -> list[CommitRecord]:
+        """Every commit record of an image, oldest first. Raises `ManifestCorrupt` if the chain is broken."""
+        numbers = self._commit_numbers(image)
+        records = [self._commit(image, n) for n in numbers]
+        if numbers != list(range(len(numbers))):
+            raise ManifestCorrupt(
+                f"image {image}: a commit record is missing; there are {numbers}", image=image
+            )
+        for before, after in pairwise(records):
+            if after.previous != before.sha256:
+                raise ManifestCorrupt(
+                    f"image {image}: commit {after.n} does not follow {before.n}", image=image
+                )
+        return records
+
+    def newest_commit(self, image: str) -> CommitRecord | None:
+        """The record that decides whether and how the image exists. Raises `ManifestCorrupt`."""
+        numbers = self._commit_numbers(image)
+        return self._commit(image, numbers[-1]) if numbers else None
+
+    def remove(self, name: str) -> CommitRecord:
+        """Remove an image: a commit that says so, then its generations. The commit records stay."""
+        image = self._find(name)
+        newest = self.newest_commit(image)
+        if newest is None:
+            raise ImageNotFound(f"no image {name!r} in {self.path}")
+        gone = CommitRecord(image, newest.n + 1, None, None, newest.sha256, None)
+        self.blobs.create(gone.key, [gone.to_bytes()])
+        self.blobs.sync(f"commits/{image}")
+        self.blobs.remove_tree(f"images/{image}")
+        return gone
+
+    def uncommitted(self) -> Iterator[tuple[str, str, bool]]:
+        """(image, generation, complete) of every generation on disk that no commit names.
+
+        Complete ones hold a manifest: an add was interrupted in its last step, or a commit record was lost.
+        """
+        for image in self.blobs.folders("images"):
+            try:
+                named = {self._commit(image, n).generation for n in self._commit_numbers(image)}
+            except IntegrityError:
+                named = set()
+            for generation in self.blobs.folders(f"images/{image}"):
+                if generation not in named:
+                    complete = self.blobs.size(f"images/{image}/{generation}/manifest.json") is not None
+                    yield image, generation, complete
+
+    def _commit(self, image: str, n: int) -> CommitRecord:
+        try:
+            return CommitRecord.from_bytes(self.blobs.read(f"commits/{image}/{n}.json"), image, n)
+        except TileMissing as error:
+            raise ManifestCorrupt(f"image {image}: commit record {n} is missing", image=image) from error
+
+    def _commit_numbers(self, image: str) -> list[int]:
+        stems = [name.removesuffix(".json") for name in self.blobs.names(f"commits/{image}")]
+        return sorted(int(stem) for stem in stems if stem.isdecimal() and len(stem) < 10)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self._find(name)
+        except ImageNotFound:
+            return False
+        return True
+
+    def _find(self, name: str) -> str:
+        ids = list(self)
+        if name in ids:
+            return name
+        found = [i for i in ids if i.startswith(name)] if len(name) >= 4 else []
+        if not found:
+            found = [i for i in ids if self._answers_to(i, name)]
+        if len(found) != 1:
+            what = f"{len(found)} images answer" if found else "no image answers"
+            raise ImageNotFound(f"{what} to {name!r} in {self.path}", matches=found)
+        return found[0]
+
+    def _answers_to(self, image: str, name: str) -> bool:
+        try:
+            opened = self[image]
+            known = {opened.summary.get("SeriesInstanceUID"), opened.summary.get("name")}
+            return name in known or any(file.name == name for file in opened.source.files)
+        except IntegrityError:
+            return False
+
+
+class Image:
+    """One archived image at one commit: ``image[...]`` slices like NumPy and reads only what it touches."""
+
+    def __init__(self, archive: Archive, commit: CommitRecord) -> None:
+        self.archive = archive
+        self.commit = commit
+        self.id = commit.image
+        self.generation = str(commit.generation)
+
+    def __repr__(self) -> str:
+        info = self.info
+        shape = "no pixels" if info is None else f"{info.shape} {info.dtype} {''.join(info.axes)}"
+        return f"<Image {self.id[:12]} {self.description.name!r}: {shape}>"
+
+    @property
+    def prefix(self) -> str:
+        """Key of the generation in the archive."""
+        return f"images/{self.id}/{self.generation}"
+
+    @property
+    def path(self) -> Path:
+        """Folder of the generation: a plain Zarr v3 group."""
+        return self.archive.path / self.prefix
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """What listings show and search, from the commit record."""
+        return self.commit.summary
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Every object of the generation. Raises `ManifestCorrupt`."""
+        try:
+            data = self.archive.blobs.read(f"{self.prefix}/manifest.json")
+        except TileMissing as error:
+            raise ManifestCorrupt(f"image {self.id}: its manifest is missing", image=self.id) from error
+        return Manifest.from_bytes(data, self.commit)
+
+    @cached_property
+    def description(self) -> Description:
+        """What the generation says of itself."""
+        made = Description.from_json(parse(self.object("source/image.json"), "image.json"))
+        if made.image != self.id or image_id(made.kind, made.key) != self.id:
+            raise ManifestCorrupt(f"image {self.id}: is described as another image", image=self.id)
+        return made
+
+    @property
+    def info(self) -> ImageInfo | None:
+        """The image as an array; None where the files hold no pixels."""
+        return self.description.info
+
+    @property
+    def round_trip(self) -> str:
+        """``file-exact``, ``metadata-exact`` or ``lossy``."""
+        return self.description.round_trip
+
+    @property
+    def codec(self) -> TileCodec | None:
+        """The tile codec of level 0."""
+        return self.description.codec
+
+    @property
+    def grid(self) -> TileGrid:
+        """Tiles and shards of level 0."""
+        return self.description.data.grid
+
+    @property
+    def downsampling(self) -> str | None:
+        """How levels are made: ``lowpass53``, ``mean`` or ``nearest``."""
+        return self.description.downsampling
+
+    @property
+    def stored_levels(self) -> tuple[int, ...]:
+        """Levels that lie in the archive as arrays of their own."""
+        return self.description.levels if self.info is not None else ()
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels that can be read; level k has 1/2**k of the samples along y and x."""
+        return tuple(range(max(self.stored_levels[-1], 2) + 1)) if self.stored_levels else ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples along each axis of level 0."""
+        return self._pixels().shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of words and values alike."""
+        return self._pixels().dtype
+
+    @cached_property
+    def source(self) -> Source:
+        """The files that the image was made of, byte by byte."""
+        return Source(self)
+
+    @cached_property
+    def quality(self) -> "Quality":
+        """What is recorded per tile."""
+        return Quality(self)
+
+    @property
+    def words(self) -> "Words_":
+        """The stored words as they were received: ``image.words[...]``."""
+        return Words_(self)
+
+    def __getitem__(self, key: Any) -> Words:
+        """Values (masked to BitsStored, sign extended) by basic indexing: integers, slices, ``...``."""
+        window, index = window_of(key, self.shape)
+        return np.asarray(self._read(window, 0)[index])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Words:
+        return np.asarray(self[...], dtype)
+
+    def read(
+        self, window: Window | None = None, level: int = 0, index: Mapping[str, int] | None = None
+    ) -> Words:
+        """Values of a window of a level (default: all of it).
+
+        ``window`` spans all axes, or y and x only, in samples of ``level``; ``index`` picks one position of
+        leading axes by name and drops them. Raises `InvalidRequest` outside the image.
+        """
+        shape = self.level_shape(level)
+        axes = self._pixels().axes
+        start, stop = [0] * len(shape), list(shape)
+        if window is not None:
+            n = len(window.start)
+            if n not in (2, len(shape)) or any(b > s for b, s in zip(window.stop, shape[-n:], strict=True)):
+                raise InvalidRequest(
+                    f"window {window.start}..{window.stop} is not in level {level} of {shape}"
+                )
+            start[-n:], stop[-n:] = window.start, window.stop
+        dropped = []
+        for name, at in (index or {}).items():
+            axis = axes.index(name) if name in axes[:-2] else -1
+            if axis < 0 or not 0 <= at < shape[axis]:
+                raise InvalidRequest(f"no position {name}={at}; axes {axes} have {shape}")
+            start[axis], stop[axis] = at, at + 1
+            dropped.append(axis)
+        words = self._read(Window(tuple(start), tuple(stop)), level)
+        return words.squeeze(tuple(dropped)) if dropped else words
+
+    def read_mask(self, window: Window | None = None, level: int = 0) -> NDArray[np.uint8]:
+        """The validity mask (y, x; 255 valid, 0 not) of a level. Raises `InvalidRequest` if there is none."""
+        if self.description.mask is None:
+            raise InvalidRequest(f"image {self.id} has no mask")
+        shape = self.level_shape(level)[-2:]
+        window = window or Window((0, 0), shape)
+        return self._stored_or_made("mask", window, level)
+
+    def level_shape(self, level: int) -> tuple[int, ...]:
+        """Shape of a level. Raises `InvalidRequest` if there is no such level."""
+        self._pixels()
+        if level not in self.levels:
+            raise InvalidRequest(f"image {self.id} has levels {self.levels}, not {level}")
+        return self.description.level_shape(level)
+
+    def check(self, depth: str = "digest", sample: float | None = None, seed: int = 0) -> CheckResult:
+        """Look for damage: ``exists``, ``size``, ``digest`` or ``pixels``, on all or ``sample`` percent."""
+        return check_image(self, depth, sample, seed)
+
+    def to_xarray(self, level: int = 0, units: str | None = None) -> Any:
+        """An `xarray.DataArray` of a level that reads, checked, when it is used (extra ``[xarray]``).
+
+        ``units="HU"`` (or the rescale type's name) applies the rescale slope and intercept.
+        """
+        from tilevault.archive.xarrays import to_xarray
+
+        return to_xarray(self, level, units)
+
+    def object(self, key: str) -> bytes:
+        """A whole stored object, checked against the manifest. Raises `TileMissing` or `TileCorrupt`."""
+        entry = self.manifest.by_key.get(key)
+        if entry is None:
+            raise TileMissing(f"image {self.id}: the manifest lists no {key}", image=self.id, object=key)
+        data = self.archive.blobs.read(f"{self.prefix}/{key}")
+        if len(data) != entry.size or sha256_hex(data) != entry.sha256:
+            raise TileCorrupt(f"image {self.id}: {key} does not match its digest", image=self.id, object=key)
+        return data
+
+    def plain(self, array: PlainArray, window: Window | None = None) -> Words:
+        """Checked read of a plain array."""
+        window = window or Window((0,) * len(array.shape), array.shape)
+        out = np.empty(window.shape, array.dtype)
+        for index in array.chunk_indices():
+            own = array.window(index)
+            common = own.intersect(window)
+            if 0 in common.shape:
+                continue
+            chunk = array.decode_chunk(index, self.object(array.chunk_key(index)))
+            out[common.shift(window.start).slices] = chunk[common.shift(own.start).slices]
+        return out
+
+    @cached_property
+    def readers(self) -> dict[str, TileReader]:
+        """Checked tile readers by role."""
+        sizes = {entry.key: entry.size for entry in self.manifest.objects}
+        made = {}
+        for role, array in self.description.arrays.items():
+            tables = TileTables(*(self.plain(table) for table in table_arrays(array, role)))
+            made[role] = TileReader(self.archive.blobs, self.prefix, array, tables, sizes, self.id)
+        return made
+
+    def _read(self, window: Window, level: int) -> Words:
+        return self._stored_or_made("data", window, level)
+
+    def _stored_or_made(self, role: str, window: Window, level: int) -> Words:
+        if level and level in self.stored_levels:
+            return self.plain(self.description.coarse(level, role), window)
+        return read_level(self.description, self.readers, role, window, level)
+
+    def _pixels(self) -> ImageInfo:
+        if self.info is None:
+            raise InvalidRequest(f"image {self.id} holds no pixels; its files are kept as they are")
+        return self.info
+
+
+class Words_:
+    """The stored words of an image, sliced like an array."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+
+    def __getitem__(self, key: Any) -> Words:
+        window, index = window_of(key, self._image.shape)
+        return np.asarray(self._image.readers["data"].read(window)[index])
+
+
+class Quality:
+    """Per-tile records, as arrays shaped like the tile grid."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+
+    @cached_property
+    def bits(self) -> NDArray[np.uint32]:
+        """Coded bits of each tile."""
+        return np.asarray(self._image.plain(bits_array(self._image.description.data)), np.uint32)
+
+    @cached_property
+    def samples(self) -> NDArray[np.int64]:
+        """Valid samples of each tile."""
+        grid = self._image.grid
+        out = np.empty(grid.tiles, np.int64)
+        for index in grid.tile_indices():
+            out[index] = np.prod(grid.tile_window(index).shape)
+        return out
+
+    @property
+    def bits_per_sample(self) -> NDArray[np.float64]:
+        """Coded bits per valid sample of each tile."""
+        return self.bits / self.samples
+
+
+def window_of(key: Any, shape: tuple[int, ...]) -> tuple[Window, tuple[Any, ...]]:
+    """The window that a basic index touches, and the index into that window."""
+    keys = key if isinstance(key, tuple) else (key,)
+    if sum(k is Ellipsis for k in keys) > 1 or len([k for k in keys if k is not Ellipsis]) > len(shape):
+        raise InvalidRequest(f"too many indices for an image of shape {shape}")
+    if not any(k is Ellipsis for k in keys):
+        keys = (*keys, Ellipsis)
+    at = next(i for i, k in enumerate(keys) if k is Ellipsis)
+    missing = len(shape) - (len(keys) - 1)
+    keys = (*keys[:at], *[slice(None)] * missing, *keys[at + 1 :])
+    bounds, index = [], []
+    for k, n in zip(keys, shape, strict=True):
+        (a, b), inner = _bound(k, n)
+        bounds.append((a, b))
+        index.append(inner)
+    return Window(tuple(a for a, _ in bounds), tuple(b for _, b in bounds)), tuple(index)
+
+
+def _bound(key: Any, n: int) -> tuple[tuple[int, int], Any]:
+    if isinstance(key, slice):
+        try:
+            picked = range(*key.indices(n))
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"not an index: {key}") from error
+        if not picked:
+            return (0, 0), slice(None)
+        return (min(picked), max(picked) + 1), slice(None, None, picked.step)
+    try:
+        i = key.__index__()
+    except (AttributeError, TypeError) as error:
+        raise InvalidRequest("only integers, slices and ... index an image") from error
+    if not -n <= i < n:
+        raise InvalidRequest(f"index {i} is outside an axis of {n}")
+    return (i % n, i % n + 1), 0

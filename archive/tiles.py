@@ -1,0 +1,319 @@
+"""One tiled array of a generation: its shards are encoded and read here, each segment under its digest.
+
+The tables (`TileTables`) say for every tile where each resolution segment ends and what its BLAKE3 is. A read
+plans its byte ranges from them, checks each segment that it uses, and only then decodes. Level 0 never goes
+through zarr's own pipeline, which answers a missing chunk with the fill value.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from math import prod
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from tilevault.archive.blobs import LocalBlobs
+from tilevault.archive.grid import TileGrid, reduced_extent
+from tilevault.archive.image import Window, Words
+from tilevault.archive.shard import CRC_BYTES, build_shard, index_bytes, parse_index
+from tilevault.codecs.base import TileCodec
+from tilevault.codecs.errors import (
+    InvalidRequest,
+    ShortRead,
+    TileCorrupt,
+    TileMissing,
+    TilevaultError,
+    VerifyAfterEncodeFailed,
+)
+
+__all__ = [
+    "DIGEST_BYTES",
+    "EncodedTile",
+    "TileReader",
+    "TileTables",
+    "TiledArray",
+    "encode_shard",
+    "encode_tile",
+]
+
+DIGEST_BYTES = 16
+"""BLAKE3-128: the first 16 bytes of BLAKE3."""
+
+
+def tile_digest(data: bytes | memoryview) -> bytes:
+    """BLAKE3-128 of ``data``."""
+    return blake3(data).digest(length=DIGEST_BYTES)
+
+
+def pixel_digest(words: Words) -> bytes:
+    """BLAKE3-128 of the words of a tile's valid extent: C order, little-endian."""
+    return tile_digest(_little(words))
+
+
+def _little(words: Words) -> memoryview:
+    return memoryview(
+        np.ascontiguousarray(words, dtype=words.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+    )
+
+
+@dataclass(frozen=True)
+class TiledArray:
+    """Where an array lies in its generation and how it is cut and coded."""
+
+    path: str
+    """Zarr path of the array in the generation, such as ``0`` or ``0/data``."""
+    dtype: np.dtype[Any]
+    grid: TileGrid
+    codec: TileCodec
+
+    def shard_key(self, index: tuple[int, ...]) -> str:
+        """Key of a shard (Zarr's default chunk key encoding), relative to the generation."""
+        return "/".join([self.path, "c", *map(str, index)])
+
+    def level_window(self, index: tuple[int, ...], reduce: int) -> Window:
+        """The samples of a tile in the coordinates of level ``reduce``."""
+        valid = self.grid.tile_window(index)
+        start = (*valid.start[:-2], *(a >> reduce for a in valid.start[-2:]))
+        extent = (*valid.shape[:-2], *(reduced_extent(n, reduce) for n in valid.shape[-2:]))
+        return Window(start, tuple(a + n for a, n in zip(start, extent, strict=True)))
+
+
+@dataclass(frozen=True)
+class EncodedTile:
+    """A tile's bytes and all that is recorded about them."""
+
+    data: bytes
+    ends: tuple[int, ...]
+    digests: bytes
+    pixels: bytes
+
+
+@dataclass(frozen=True)
+class TileTables:
+    """Per tile of the grid: segment ends, segment digests, digest of the decoded words."""
+
+    ends: NDArray[np.uint32]
+    """(*tiles, segments)"""
+    digests: NDArray[np.uint8]
+    """(*tiles, segments, 16)"""
+    pixels: NDArray[np.uint8]
+    """(*tiles, 16)"""
+
+    @classmethod
+    def empty(cls, array: TiledArray) -> "TileTables":
+        """Tables of zeros, to be filled shard by shard."""
+        tiles, segments = array.grid.tiles, array.codec.resolutions
+        return cls(
+            np.zeros((*tiles, segments), np.uint32),
+            np.zeros((*tiles, segments, DIGEST_BYTES), np.uint8),
+            np.zeros((*tiles, DIGEST_BYTES), np.uint8),
+        )
+
+    def put(self, index: tuple[int, ...], tile: EncodedTile) -> None:
+        """Record one tile."""
+        self.ends[index] = tile.ends
+        self.digests[index] = np.frombuffer(tile.digests, np.uint8).reshape(-1, DIGEST_BYTES)
+        self.pixels[index] = np.frombuffer(tile.pixels, np.uint8)
+
+    @property
+    def parts(self) -> tuple[Words, Words, Words]:
+        """The three tables in the order in which they are declared."""
+        return self.ends, self.digests, self.pixels
+
+    def bits(self) -> NDArray[np.uint32]:
+        """Coded bits of each tile."""
+        return np.asarray(self.ends[..., -1], np.uint32) * np.uint32(8)
+
+
+def encode_tile(codec: TileCodec, words: Words) -> EncodedTile:
+    """Encode, decode again, compare bit for bit. Raises `VerifyAfterEncodeFailed` (after a second try)."""
+    words = np.ascontiguousarray(words)
+    for _ in range(2):
+        data = codec.encode_tile(words)
+        decoded = codec.decode_tile(data, words.shape, words.dtype)
+        if _little(decoded) == _little(words):
+            return _record(codec, data, words)
+    raise VerifyAfterEncodeFailed("a tile did not decode to the words that were encoded")
+
+
+def keep_stream(codec: TileCodec, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> EncodedTile:
+    """Take a verbatim bit stream as the tile, once it has shown that it decodes."""
+    return _record(codec, data, codec.decode_tile(data, shape, dtype))
+
+
+def _record(codec: TileCodec, data: bytes, words: Words) -> EncodedTile:
+    ends = codec.segment_ends(data)
+    view, digests, start = memoryview(data), [], 0
+    for end in ends:
+        digests.append(tile_digest(view[start:end]))
+        start = end
+    return EncodedTile(data, tuple(ends), b"".join(digests), pixel_digest(words))
+
+
+def encode_shard(
+    array: TiledArray, index: tuple[int, ...], words: Words
+) -> tuple[list[bytes], dict[tuple[int, ...], EncodedTile]]:
+    """All tiles of one shard: the pieces of the object, and the tiles by grid position."""
+    window = array.grid.shard_window(index)
+    tiles = {
+        at: encode_tile(array.codec, words[array.grid.tile_window(at).shift(window.start).slices])
+        for at in array.grid.tile_indices(window)
+    }
+    return assemble_shard(array, tiles), tiles
+
+
+def assemble_shard(array: TiledArray, tiles: Mapping[tuple[int, ...], EncodedTile]) -> list[bytes]:
+    """The pieces of a shard object that holds ``tiles``."""
+    placed = {array.grid.shard_of(at)[1]: tile.data for at, tile in tiles.items()}
+    return build_shard(placed, array.grid.tiles_per_shard)
+
+
+@dataclass
+class TileReader:
+    """Checked reads of one array of one generation."""
+
+    blobs: LocalBlobs
+    prefix: str
+    """Key of the generation."""
+    array: TiledArray
+    tables: TileTables
+    sizes: Mapping[str, int]
+    """Size of each shard object by key relative to the generation (from the manifest)."""
+    image: str
+    """Image id, for messages."""
+    _indices: dict[tuple[int, ...], NDArray[np.uint64]] = field(default_factory=dict)
+
+    def read(self, window: Window, reduce: int = 0, threads: bool = True) -> Words:
+        """The words of ``window`` in the coordinates of level ``reduce``, from the tiles it touches only."""
+        out = np.zeros(window.shape, self.array.dtype)
+        finest = Window(
+            (*window.start[:-2], *(a << reduce for a in window.start[-2:])),
+            (
+                *window.stop[:-2],
+                *(
+                    min(b << reduce, n)
+                    for b, n in zip(window.stop[-2:], self.array.grid.shape[-2:], strict=True)
+                ),
+            ),
+        )
+        indices = list(self.array.grid.tile_indices(finest)) if out.size else []
+
+        def place(index: tuple[int, ...]) -> None:
+            tile = self.array.level_window(index, reduce)
+            common = tile.intersect(window)
+            if prod(common.shape):
+                words = self.tile(index, reduce)
+                out[common.shift(window.start).slices] = words[common.shift(tile.start).slices]
+
+        if threads and len(indices) > 1:
+            list(_pool().map(place, indices))
+        else:
+            for index in indices:
+                place(index)
+        return out
+
+    def tile(self, index: tuple[int, ...], reduce: int = 0) -> Words:
+        """One tile's valid words at a resolution. Raises `TileCorrupt` or `TileMissing`."""
+        codec = self.array.codec
+        if not 0 <= reduce < codec.resolutions:
+            raise InvalidRequest(f"a tile of {self.image} has no resolution {reduce}")
+        data = self.tile_bytes(index, codec.resolutions - reduce)
+        shape = self.array.grid.tile_window(index).shape
+        try:
+            return codec.decode_tile(data, shape, self.array.dtype, reduce)
+        except TileCorrupt as error:
+            raise self._corrupt(index, str(error)) from error
+
+    def tile_bytes(self, index: tuple[int, ...], segments: int) -> bytes:
+        """The first ``segments`` segments of a tile, each checked against its digest."""
+        ends = self.tables.ends[index][:segments]
+        offset, length = self._locate(index)
+        if np.any(np.diff(ends.astype(np.int64)) < 0) or self.tables.ends[index][-1] + CRC_BYTES != length:
+            raise self._corrupt(index, "its length is not the recorded one")
+        data = self._read(index, offset, offset + int(ends[-1]))
+        view, start = memoryview(data), 0
+        for end, digest in zip(ends.tolist(), self.tables.digests[index], strict=False):
+            if tile_digest(view[start:end]) != digest.tobytes():
+                raise self._corrupt(index, "a segment does not match its digest")
+            start = end
+        return data
+
+    def check_pixels(self, index: tuple[int, ...]) -> None:
+        """Decode a whole tile and compare it with the digest of the words that went in."""
+        if pixel_digest(self.tile(index)) != self.tables.pixels[index].tobytes():
+            raise self._corrupt(index, "it decodes to other words than those that were archived")
+
+    def damaged(self, within: Window | None = None, pixels: bool = False) -> Iterator[TilevaultError]:
+        """Every damaged tile of ``within`` as the error that reading it raises."""
+        for index in self.array.grid.tile_indices(within):
+            try:
+                self.check_pixels(index) if pixels else self.tile_bytes(index, self.array.codec.resolutions)
+            except TilevaultError as error:
+                yield error
+
+    def _locate(self, index: tuple[int, ...]) -> tuple[int, int]:
+        shard, place = self.array.grid.shard_of(index)
+        if shard not in self._indices:
+            self._indices[shard] = self._read_index(shard, index)
+        offset, length = self._indices[shard][place].tolist()
+        if offset == 2**64 - 1:
+            raise TileMissing(f"{self._name(index)}: its shard has no entry for it", **self._where(index))
+        return offset, length
+
+    def _read_index(self, shard: tuple[int, ...], index: tuple[int, ...]) -> NDArray[np.uint64]:
+        key, per = self.array.shard_key(shard), self.array.grid.tiles_per_shard
+        size = self.sizes.get(key)
+        if size is None:
+            raise TileMissing(f"{self._name(index)}: the manifest lists no shard {key}", **self._where(index))
+        if size < index_bytes(per):
+            raise self._corrupt(index, "its shard is shorter than its index")
+        tail = self._read(index, size - index_bytes(per), size)
+        try:
+            return parse_index(tail, size, per, key)
+        except TileCorrupt as error:
+            raise self._corrupt(index, str(error)) from error
+
+    def _read(self, index: tuple[int, ...], start: int, stop: int) -> bytes:
+        shard, _ = self.array.grid.shard_of(index)
+        key = f"{self.prefix}/{self.array.shard_key(shard)}"
+        try:
+            return self.blobs.read(key, start, stop)
+        except TileMissing as error:
+            raise TileMissing(f"{self._name(index)}: {key} is missing", **self._where(index)) from error
+        except ShortRead as error:
+            raise self._corrupt(index, f"its shard is truncated: {error}") from error
+
+    def _name(self, index: tuple[int, ...]) -> str:
+        return f"image {self.image}, array {self.array.path}, tile {tuple(index)}"
+
+    def _where(self, index: tuple[int, ...]) -> dict[str, Any]:
+        shard, _ = self.array.grid.shard_of(index)
+        return {
+            "image": self.image,
+            "level": 0,
+            "array": self.array.path,
+            "index": list(index),
+            "object": self.array.shard_key(shard),
+        }
+
+    def _corrupt(self, index: tuple[int, ...], why: str) -> TileCorrupt:
+        return TileCorrupt(f"{self._name(index)}: {why}", **self._where(index))
+
+
+def magnified(window: Window, level: int, shape: tuple[int, ...]) -> Window:
+    """The samples of a level 0 of ``shape`` that ``window`` of ``level`` stands for."""
+    stop = (min(b << level, n) for b, n in zip(window.stop[-2:], shape[-2:], strict=True))
+    return Window(
+        (*window.start[:-2], *(a << level for a in window.start[-2:])),
+        (*window.stop[:-2], *stop),
+    )
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tilevault-read")

@@ -1,0 +1,445 @@
+// Segments of a stream from coefficients: contexts and tokens, then contexts merged into tables as long
+// as that saves bits, then the cheapest way to group each table's tokens, then the bits.
+// All decisions are made in integers, so that every machine writes the same bytes.
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "decoder.hpp"
+
+namespace tilevault {
+
+// n * log2(n) in 1/65536 bits.
+class Entropy {
+ public:
+  Entropy() {
+    for (unsigned i = 0; i <= 256; ++i) {
+      // log2(1 + i / 256) digit by digit: squaring shifts the next binary digit above 1.
+      uint64_t x = (uint64_t{256} + i) << 22, log = 0;  // 1.0 is 2^30
+      if (i == 256) {
+        fraction_[i] = 1u << 16;
+        continue;
+      }
+      for (unsigned b = 0; b < 16; ++b) {
+        x = (x * x) >> 30;
+        log <<= 1;
+        if (x >= (uint64_t{2} << 30)) {
+          x >>= 1;
+          log |= 1;
+        }
+      }
+      fraction_[i] = static_cast<uint32_t>(log);
+    }
+  }
+  uint64_t n_log_n(uint32_t n) const {
+    if (n < 2) return 0;
+    const unsigned top = 31 - static_cast<unsigned>(__builtin_clz(n));
+    const uint32_t m = top >= 20 ? n >> (top - 20) : n << (20 - top);  // 1.0 is 2^20
+    const uint32_t i = (m >> 12) - 256, rest = m & 4095;
+    const uint64_t f = fraction_[i] + (((uint64_t{fraction_[i + 1]} - fraction_[i]) * rest) >> 12);
+    return n * ((uint64_t{top} << 16) + f);
+  }
+
+ private:
+  std::array<uint32_t, 257> fraction_;
+};
+
+class CoefficientEncoder {
+ public:
+  // Appends segment after segment to out, and the end of each (relative to where out began) to ends.
+  // c: LL predicted already (see predict_ll).
+  void encode(const Subbands& tile, const int32_t* c, std::vector<uint8_t>& out, std::vector<size_t>& ends) {
+    const size_t begin = out.size();
+    tokenise(tile, c);
+    merge_contexts();
+    gather(tile);
+    for (Table& t : set_.tables) choose_mode(t);
+    const uint8_t *context = contexts_.data(), *token = tokens_.data();
+    for (unsigned s = 0; s <= tile.levels; ++s) {
+      BitWriter w(out);
+      if (s == 0) write_tables(set_, w);
+      if (s == 0) prepare_codes();
+      start_segment(s);
+      const size_t from = tile.prefix(s), to = tile.prefix(s + 1);
+      for (size_t i = from; i < to;) {
+        const size_t stop = std::min(to, i + 4096);
+        w.reserve_bits((stop - i) * 96 + 64);
+        for (; i < stop; ++i) write_one(w, set_.map[context[i]], token[i], c[i]);
+      }
+      w.finish();
+      ends.push_back(out.size() - begin);
+    }
+  }
+
+  static void predict_ll(const Subbands& tile, int32_t* c) {
+    for (size_t plane = 0; plane < tile.planes; ++plane) {
+      const Band b = tile.band(tile.levels, plane, kLL);
+      int32_t* ll = c + b.offset;
+      for (size_t y = b.height; y-- > 0;)
+        for (size_t x = b.width; x-- > 0;)
+          ll[y * b.width + x] = lifting::sub(ll[y * b.width + x], ll_prediction(ll, y, x, b.width));
+    }
+  }
+
+ private:
+  using Counts = std::array<uint32_t, kTokens>;
+
+  void tokenise(const Subbands& tile, const int32_t* c) {
+    const size_t n = tile.prefix(tile.levels + 1);
+    contexts_.resize(n);
+    tokens_.resize(n);
+    counts_.assign(kContexts, Counts{});
+    segment_totals_.clear();
+    ContextRows rows(tile, c);
+    size_t at = 0;
+    for (unsigned s = 0; s <= tile.levels; ++s) {
+      const unsigned decomposition = tile.levels - (s == 0 ? 0 : s - 1);
+      for (size_t plane = 0; plane < tile.planes; ++plane)
+        for (unsigned k = s == 0 ? kLL : kHL; k <= (s == 0 ? kLL : kHH); ++k) {
+          rows.start(decomposition, plane, static_cast<Kind>(k));
+          const Band band = rows.band();
+          for (size_t y = 0; y < band.height && band.width != 0; ++y) {
+            rows.contexts(y, &contexts_[at]);
+            for (size_t x = 0; x < band.width; ++x, ++at) {
+              const unsigned token = token_of(zigzag(c[at]));
+              tokens_[at] = static_cast<uint8_t>(token);
+              ++counts_[contexts_[at]][token];
+            }
+          }
+        }
+      std::array<uint32_t, kContexts> totals;
+      for (unsigned i = 0; i < kContexts; ++i) totals[i] = total(counts_[i]);
+      segment_totals_.push_back(totals);
+    }
+    top_ = kTokens;
+    while (top_ > 1 && std::all_of(counts_.begin(), counts_.end(), [&](const Counts& h) { return h[top_ - 1] == 0; })) --top_;
+  }
+
+  static uint32_t total(const Counts& h) {
+    uint32_t n = 0;
+    for (uint32_t v : h) n += v;
+    return n;
+  }
+
+  // Bits (1/65536) of a histogram with an ideal code, and what its table costs about.
+  uint64_t cost(const uint32_t* a, const uint32_t* b) const {
+    uint64_t sum = 0;
+    uint32_t n = 0, last = 0;
+    for (unsigned i = 0; i < top_; ++i) {
+      const uint32_t v = a[i] + (b != nullptr ? b[i] : 0);
+      if (v == 0) continue;
+      n += v;
+      sum += entropy_.n_log_n(v);
+      last = i;
+    }
+    if (n == 0) return 0;
+    return entropy_.n_log_n(n) - sum + ((uint64_t{2} * last + 20) << 16);
+  }
+
+  struct Cluster {
+    uint32_t context;  // its histogram is that of this context
+    uint64_t cost;
+  };
+
+  int64_t gain(const Cluster& a, const Cluster& b) const {
+    return static_cast<int64_t>(a.cost + b.cost) -
+           static_cast<int64_t>(cost(counts_[a.context].data(), counts_[b.context].data()));
+  }
+
+  void absorb(Cluster& a, const Cluster& b) {
+    for (unsigned i = 0; i < top_; ++i) counts_[a.context][i] += counts_[b.context][i];
+    for (unsigned i = 0; i < kContexts; ++i)
+      if (parent_[i] == b.context) parent_[i] = a.context;
+    a.cost = cost(counts_[a.context].data(), nullptr);
+  }
+
+  void merge_contexts() {
+    std::vector<Cluster>& all = clusters_;
+    all.clear();
+    for (unsigned kind = 0; kind < kKinds; ++kind) {
+      const size_t begin = all.size();
+      for (unsigned i = kind * kClasses; i < (kind + 1) * kClasses; ++i) {
+        parent_[i] = i;
+        const uint64_t bits = cost(counts_[i].data(), nullptr);
+        if (bits != 0) all.push_back({i, bits});
+      }
+      merge_neighbours(begin);
+    }
+    merge_any();
+    set_.tables.clear();
+    std::array<int, kContexts> table;
+    table.fill(-1);
+    unsigned previous = 0;
+    for (unsigned i = 0; i < kContexts; ++i) {
+      if (segment_totals_.back()[i] == 0) {  // never asked for: prolongs the run before it
+        set_.map[i] = static_cast<uint8_t>(previous);
+        continue;
+      }
+      int& t = table[parent_[i]];
+      if (t < 0) {
+        t = static_cast<int>(set_.tables.size());
+        Table fresh;
+        std::copy_n(counts_[parent_[i]].begin(), kTokens, table_counts_[static_cast<unsigned>(t)].begin());
+        set_.tables.push_back(fresh);
+      }
+      previous = static_cast<unsigned>(t);
+      set_.map[i] = static_cast<uint8_t>(t);
+    }
+  }
+
+  // Energies next to each other, within one kind of band.
+  void merge_neighbours(size_t begin) {
+    std::vector<Cluster>& all = clusters_;
+    gains_.clear();
+    for (size_t i = begin; i + 1 < all.size(); ++i) gains_.push_back(gain(all[i], all[i + 1]));
+    while (!gains_.empty()) {
+      const size_t best = static_cast<size_t>(std::max_element(gains_.begin(), gains_.end()) - gains_.begin());
+      if (gains_[best] <= 0) break;
+      const size_t at = begin + best;
+      absorb(all[at], all[at + 1]);
+      all.erase(all.begin() + static_cast<std::ptrdiff_t>(at) + 1);
+      gains_.erase(gains_.begin() + static_cast<std::ptrdiff_t>(best));
+      if (best > 0) gains_[best - 1] = gain(all[at - 1], all[at]);
+      if (best < gains_.size()) gains_[best] = gain(all[at], all[at + 1]);
+    }
+  }
+
+  // Any two that are left; also the way below kMaxTables.
+  void merge_any() {
+    std::vector<Cluster>& all = clusters_;
+    size_t n = all.size();
+    gains_.assign(n * n, 0);
+    for (size_t i = 0; i < n; ++i)
+      for (size_t j = i + 1; j < n; ++j) gains_[i * n + j] = gain(all[i], all[j]);
+    std::vector<size_t>& alive = alive_;
+    alive.resize(n);
+    for (size_t i = 0; i < n; ++i) alive[i] = i;
+    while (alive.size() > 1) {
+      int64_t best = INT64_MIN;
+      size_t bi = 0, bj = 0;
+      for (size_t i = 0; i < alive.size(); ++i)
+        for (size_t j = i + 1; j < alive.size(); ++j)
+          if (const int64_t g = gains_[alive[i] * n + alive[j]]; g > best) best = g, bi = i, bj = j;
+      if (best <= 0 && alive.size() <= kMaxTables) break;
+      const size_t a = alive[bi], b = alive[bj];
+      absorb(all[a], all[b]);
+      alive.erase(alive.begin() + static_cast<std::ptrdiff_t>(bj));
+      for (size_t i : alive)
+        if (i != a) gains_[std::min(i, a) * n + std::max(i, a)] = gain(all[i], all[a]);
+    }
+  }
+
+  // The tokens of each table that may be grouped, in coding order, with the segments' ends.
+  void gather(const Subbands& tile) {
+    const size_t tables = set_.tables.size();
+    ends_.assign((tile.levels + 2) * tables, 0);
+    for (unsigned s = 0; s <= tile.levels; ++s)
+      for (unsigned i = 0; i < kContexts; ++i)
+        if (segment_totals_.back()[i] != 0) ends_[(s + 1) * tables + set_.map[i]] += segment_totals_[s][i];
+    size_t start = 0;
+    starts_.assign(tables, SIZE_MAX);
+    for (size_t t = 0; t < tables; ++t) {
+      if (!worth_grouping(table_counts_[t])) continue;
+      starts_[t] = start;
+      start += ends_[(tile.levels + 1) * tables + t];
+    }
+    grouped_.resize(start + 8);
+    std::array<size_t, kMaxTables> at{};
+    for (size_t t = 0; t < tables; ++t) at[t] = starts_[t];
+    const size_t n = contexts_.size();
+    for (size_t i = 0; start != 0 && i < n; ++i) {
+      const unsigned t = set_.map[contexts_[i]];
+      if (starts_[t] != SIZE_MAX) grouped_[at[t]++] = tokens_[i];
+    }
+    segments_ = tile.levels + 1;
+  }
+
+  // Below about 2.5 bits a token one symbol per token loses percents.
+  bool worth_grouping(const Counts& h) const {
+    const uint32_t n = total(h);
+    return n >= 64 && cost(h.data(), nullptr) < uint64_t{n} * 5 / 2 * 65536;
+  }
+
+  static uint64_t coded_bits(const uint32_t* counts, const Lengths& l) {
+    uint64_t bits = 0;
+    if (l.used() <= 1) return 12;
+    for (unsigned i = 0; i < l.size; ++i) bits += uint64_t{counts[i]} * l.of[i] + (l.of[i] != 0 ? 3 : 0) + 1;
+    return bits;
+  }
+
+  static unsigned extent(const uint32_t* counts, unsigned size) {
+    while (size > 1 && counts[size - 1] == 0) --size;
+    return size;
+  }
+
+  void choose_mode(Table& table) {
+    const size_t t = static_cast<size_t>(&table - set_.tables.data());
+    Counts& counts = table_counts_[t];
+    table = Table{};
+    const unsigned size = extent(counts.data(), kTokens);
+    lengths_from_counts(counts.data(), size, table.first);
+    if (starts_[t] == SIZE_MAX) return;
+    uint64_t best = coded_bits(counts.data(), table.first);
+    Table candidate;
+    auto consider = [&](uint64_t bits) {
+      if (bits >= best) return;
+      best = bits;
+      table = candidate;
+    };
+    for (const Mode mode : {kPair, kQuad}) {
+      for (const unsigned digits : {16u, 8u, 4u, 3u, 2u}) {
+        if (digits > max_digits(mode) || (digits < 4 && mode == kPair)) continue;
+        if (digits >= 2 * size && digits > 2) continue;
+        candidate = Table{};
+        candidate.mode = mode;
+        candidate.escape = size > digits;
+        candidate.digits = std::min(digits, size);
+        consider(try_groups(candidate, t));
+      }
+    }
+    candidate = Table{};
+    candidate.mode = kRun;
+    consider(try_runs(candidate, t));
+  }
+
+  template <class Each>
+  void each_segment(size_t t, Each&& each) const {
+    const size_t tables = set_.tables.size();
+    for (unsigned s = 0; s < segments_; ++s)
+      each(starts_[t] + ends_[s * tables + t], starts_[t] + ends_[(s + 1) * tables + t]);
+  }
+
+  uint64_t try_groups(Table& table, size_t t) {
+    const unsigned group = table.group(), digits = table.digits, top = digits - 1;
+    std::array<uint32_t, kMaxSymbols> symbols{};
+    Counts excess{};
+    each_segment(t, [&](size_t from, size_t to) {
+      for (size_t i = from; i < to; i += group) ++symbols[group_symbol(i, to, digits, group)];
+    });
+    table.first.size = group_symbols(digits, group);
+    lengths_from_counts(symbols.data(), table.first.size, table.first);
+    uint64_t bits = coded_bits(symbols.data(), table.first);
+    if (table.escape) {
+      for (unsigned i = top; i < kTokens; ++i) excess[i - top] = table_counts_[t][i];
+      lengths_from_counts(excess.data(), extent(excess.data(), kTokens - top), table.second);
+      bits += coded_bits(excess.data(), table.second);
+    }
+    return bits;
+  }
+
+  unsigned group_symbol(size_t i, size_t to, unsigned digits, unsigned group) const {
+    unsigned symbol = 0, unit = 1;
+    for (unsigned g = 0; g < group; ++g, unit *= digits) {
+      const unsigned token = i + g < to ? grouped_[i + g] : 0u;
+      symbol += std::min(token, digits - 1) * unit;
+    }
+    return symbol;
+  }
+
+  uint64_t try_runs(Table& table, size_t t) {
+    Counts runs{}, after{};
+    uint64_t raw = 0;
+    each_segment(t, [&](size_t from, size_t to) {
+      uint32_t zeros = 0;
+      for (size_t i = from; i < to; ++i) {
+        if (grouped_[i] == 0) {
+          ++zeros;
+          continue;
+        }
+        const unsigned token = token_of(zeros);
+        ++runs[token];
+        raw += raw_bits(token);
+        ++after[grouped_[i] - 1];
+        zeros = 0;
+      }
+      if (zeros != 0) {
+        const unsigned token = token_of(zeros);
+        ++runs[token];
+        raw += raw_bits(token);
+      }
+    });
+    lengths_from_counts(runs.data(), extent(runs.data(), kTokens), table.first);
+    if (total(after) == 0) after[0] = 1;  // a table has at least one symbol
+    lengths_from_counts(after.data(), extent(after.data(), kTokens - 1), table.second);
+    return coded_bits(runs.data(), table.first) + coded_bits(after.data(), table.second) + raw;
+  }
+
+  struct State {
+    Mode mode;
+    unsigned digits, group, escape;  // escape: the digit, or kTokens
+    size_t at, end;                  // in grouped_
+    uint64_t count;
+  };
+
+  void prepare_codes() {
+    const size_t tables = set_.tables.size();
+    codes_.resize(2 * tables);
+    states_.resize(tables);
+    for (size_t t = 0; t < tables; ++t) {
+      const Table& table = set_.tables[t];
+      codes_from_lengths(table.first, codes_[2 * t]);
+      if (table.has_second()) codes_from_lengths(table.second, codes_[2 * t + 1]);
+      states_[t] = {table.mode, table.digits, table.group(), table.escape ? table.digits - 1 : kTokens, 0, 0, 0};
+    }
+  }
+
+  void start_segment(unsigned s) {
+    const size_t tables = set_.tables.size();
+    for (size_t t = 0; t < tables; ++t) {
+      states_[t].at = starts_[t] + ends_[s * tables + t];
+      states_[t].end = starts_[t] + ends_[(s + 1) * tables + t];
+      states_[t].count = 0;
+    }
+  }
+
+  void put_symbol(BitWriter& w, size_t code, unsigned symbol) const {
+    w.put(codes_[code].bits[symbol], codes_[code].length[symbol]);
+  }
+  static void put_raw(BitWriter& w, unsigned token, uint32_t value) { w.put(value - token_base(token), raw_bits(token)); }
+
+  void write_one(BitWriter& w, unsigned t, unsigned token, int32_t c) {
+    State& s = states_[t];
+    if (s.mode == kPlain) {
+      put_symbol(w, 2 * t, token);
+    } else if (s.mode == kRun) {
+      if (s.count == 0) {
+        uint32_t zeros = 0;
+        while (s.at + zeros < s.end && grouped_[s.at + zeros] == 0) ++zeros;
+        const unsigned run = token_of(zeros);
+        put_symbol(w, 2 * t, run);
+        put_raw(w, run, zeros);
+        w.flush();
+        s.count = uint64_t{zeros} + 1;
+        s.at += s.count;
+      }
+      if (--s.count == 0) put_symbol(w, 2 * t + 1, token - 1);
+    } else {
+      if (s.count == 0) {
+        put_symbol(w, 2 * t, group_symbol(s.at, s.end, s.digits, s.group));
+        s.at += s.group;
+        s.count = s.group;
+      }
+      --s.count;
+      if (token >= s.escape) put_symbol(w, 2 * t + 1, token - s.escape);
+    }
+    if (token >= kDirect) put_raw(w, token, zigzag(c));
+    w.flush();
+  }
+
+  Entropy entropy_;
+  TableSet set_;
+  std::vector<uint8_t> contexts_, tokens_, grouped_;
+  std::vector<Counts> counts_;
+  std::array<Counts, kContexts> table_counts_;
+  std::vector<std::array<uint32_t, kContexts>> segment_totals_;  // running, after each segment
+  std::array<uint32_t, kContexts> parent_{};
+  std::vector<Cluster> clusters_;
+  std::vector<int64_t> gains_;
+  std::vector<size_t> alive_, starts_, ends_;
+  std::vector<Codes> codes_;
+  std::vector<State> states_;
+  unsigned top_ = 0, segments_ = 0;
+};
+
+}  // namespace tilevault

@@ -1,0 +1,186 @@
+"""Running jobs on Dask: few tasks in flight, results in the order in which they come.
+
+A *job* is a generator: it yields a list of tasks, is sent the list of their results, and so on until it
+returns. Jobs know nothing of Dask; `Cluster.run` interleaves them, keeps at most a few tasks per
+thread submitted, and hands back each job's outcome. `run_inline` runs the same job in the calling thread.
+"""
+
+import ipaddress
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from distributed import Client, Future, LocalCluster, as_completed
+from distributed.scheduler import KilledWorker
+
+from tilevault.codecs.errors import InvalidRequest, StoreUnavailable
+
+__all__ = ["Cluster", "Job", "Task", "run_inline"]
+
+TASKS_PER_THREAD = 2
+"""Tasks submitted ahead per thread: enough to keep it busy, few enough to bound memory."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function of this package and its arguments, to be run anywhere."""
+
+    call: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    nbytes: int = 0
+    """Source bytes that it deals with, for progress."""
+
+
+Job = Generator[Sequence[Task], list[Any], Any]
+
+
+def run_inline(job: Job) -> Any:
+    """Run a job to its end here; its result."""
+    try:
+        tasks = next(job)
+        while True:
+            tasks = job.send([task.call(*task.arguments) for task in tasks])
+    except StopIteration as end:
+        return end.value
+
+
+@dataclass
+class _Running:
+    """A job with the results of its current round that have come in."""
+
+    label: Any
+    job: Job
+    results: list[Any] = field(default_factory=list)
+    missing: int = 0
+    started: bool = False
+    failed: BaseException | None = None
+
+
+class Cluster(AbstractContextManager["Cluster"]):
+    """Threads of this process (default), or a cluster at ``scheduler``."""
+
+    def __init__(self, workers: int | None = None, scheduler: str | None = None) -> None:
+        self._local: LocalCluster | None = None
+        if workers is not None and workers < 1:
+            raise InvalidRequest(f"workers must be at least 1, not {workers}")
+        if scheduler is None:
+            self._local = LocalCluster(
+                n_workers=1,
+                threads_per_worker=workers or os.cpu_count() or 1,
+                processes=False,
+                dashboard_address=None,
+                memory_limit=None,
+                silence_logs=50,
+            )
+        try:
+            self._client = Client(self._local or _safe_address(scheduler or ""), set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise StoreUnavailable(f"no scheduler answers at {scheduler}: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._client.close()
+        if self._local is not None:
+            self._local.close()
+
+    @property
+    def threads(self) -> int:
+        """Threads that run tasks."""
+        return max(1, sum(self._client.nthreads().values()))
+
+    def run(
+        self, jobs: Iterable[tuple[Any, Job]], done: Callable[[Task, Any], None] | None = None
+    ) -> Iterator[tuple[Any, Any]]:
+        """Run labelled jobs; yields (label, result), the result an exception where the job raised one."""
+        waiting: deque[tuple[_Running, int, Task]] = deque()
+        flying: dict[Future, tuple[_Running, int, Task]] = {}
+        source = iter(jobs)
+        completed = as_completed(loop=self._client.loop)
+        try:
+            while True:
+                yield from self._fill(source, waiting)
+                while waiting and len(flying) < TASKS_PER_THREAD * self.threads:
+                    running, place, task = waiting.popleft()
+                    future = self._client.submit(task.call, *task.arguments, pure=False)
+                    flying[future] = running, place, task
+                    completed.add(future)
+                if not flying:
+                    return
+                future = next(completed)
+                running, place, task = flying.pop(future)
+                self._settle(running, place, task, future, done)
+                if not running.missing:
+                    yield from self._advance(running, waiting)
+        finally:
+            self._client.cancel(list(flying), force=True)
+
+    def _fill(
+        self, source: Iterator[tuple[Any, Job]], waiting: deque[tuple[_Running, int, Task]]
+    ) -> Iterator[tuple[Any, Any]]:
+        """Start further jobs while fewer tasks wait than the threads could take next."""
+        while len(waiting) < TASKS_PER_THREAD * self.threads:
+            try:
+                label, job = next(source)
+            except StopIteration:
+                return
+            yield from self._advance(_Running(label, job), waiting)
+
+    def _advance(
+        self, running: _Running, waiting: deque[tuple[_Running, int, Task]]
+    ) -> Iterator[tuple[Any, Any]]:
+        """Give a job its results; queue what it asks for next, or yield what it returns."""
+        try:
+            while True:
+                if running.failed is not None:
+                    tasks = running.job.throw(running.failed)
+                elif running.started:
+                    tasks = running.job.send(running.results)
+                else:
+                    tasks, running.started = next(running.job), True
+                running.failed, running.missing = None, len(tasks)
+                running.results = [None] * len(tasks)
+                # Behind what waits already: an image that is under way ends before others begin.
+                waiting.extendleft((running, place, task) for place, task in reversed(list(enumerate(tasks))))
+                if tasks:
+                    return
+        except StopIteration as end:
+            yield running.label, end.value
+        except Exception as error:
+            yield running.label, error
+
+    def _settle(
+        self,
+        running: _Running,
+        place: int,
+        task: Task,
+        future: Future,
+        done: Callable[[Task, Any], None] | None,
+    ) -> None:
+        running.missing -= 1
+        try:
+            running.results[place] = future.result()
+        except KilledWorker as error:
+            running.failed = StoreUnavailable(f"the workers that ran a task died: {error}")
+        except Exception as error:
+            running.failed = error
+        else:
+            if done is not None:
+                done(task, running.results[place])
+
+
+def _safe_address(address: str) -> str:
+    """Only this machine in the clear; any other address under TLS."""
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    try:
+        local = parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        local = False
+    if parts.scheme == "inproc" or (parts.scheme == "tcp" and local) or parts.scheme == "tls":
+        return address
+    raise InvalidRequest(f"{address}: a scheduler on another machine is reached by tls:// only")

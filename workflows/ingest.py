@@ -1,0 +1,592 @@
+"""`add`: files into an archive, image by image, each proved before it is committed.
+
+Scanning, every shard, every square of the pyramid and every commit is a task; the pixels are read, encoded,
+decoded again, compared and written inside one. Nothing is visible before its commit record. Running again
+skips what is there, continues what was interrupted, and extends a series that has grown.
+"""
+
+import datetime
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilevault.archive.description import Description
+from tilevault.archive.formats import SourceFile, SourceImage, formats
+from tilevault.archive.generation import Generation, ShardReceipt
+from tilevault.archive.image import Words
+from tilevault.archive.manifest import CommitRecord, ManifestObject, image_id, source_set
+from tilevault.archive.source import StoredFrames
+from tilevault.archive.store import Archive, Image
+from tilevault.archive.tiles import EncodedTile
+from tilevault.codecs.errors import Conflict, InvalidRequest, TilevaultError
+from tilevault.workflows.cluster import Cluster, Job, Task, run_inline
+from tilevault.workflows.discover import FileResult, Found, find_files, scan_files
+from tilevault.workflows.plan import (
+    describe,
+    generation_of,
+    has_low_bands,
+    settle_downsampling,
+    shard_inputs,
+    source_batches,
+    worth_packing,
+)
+
+__all__ = ["AddResult", "Event", "FileResult", "ImageResult", "add"]
+
+SCAN_BATCH = 32
+"""Files that one scan task looks at."""
+SMALL_IMAGE = 64 << 20
+"""An image of fewer raw bytes is one task from end to end: images then run beside each other."""
+COMMIT_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Event:
+    """How far an `add` is."""
+
+    kind: str
+    """``scan``, ``shard``, ``image`` or ``done``."""
+    files: int = 0
+    files_total: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    bytes_stored: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What became of one image."""
+
+    image: str
+    name: str
+    status: str
+    """``added``, ``extended``, ``present``, ``planned`` or ``failed``."""
+    sources: tuple[str, ...]
+    round_trip: str
+    bytes_source: int
+    bytes_stored: int = 0
+    code: str | None = None
+    reason: str | None = None
+    exit_code: int = 0
+    warnings: tuple[str, ...] = ()
+    commit: Mapping[str, Any] | None = None
+    """``n``, ``sha256``, ``generation`` and ``manifest`` of the commit record that holds it."""
+
+
+@dataclass(frozen=True)
+class AddResult:
+    """What became of everything that was handed in."""
+
+    images: tuple[ImageResult, ...]
+    files: tuple[FileResult, ...]
+    totals: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """One image to store: all that a worker needs to know."""
+
+    archive: str
+    image: SourceImage
+    side: int
+    provenance: Mapping[str, Any]
+
+
+def add(
+    sources: Sequence[str | os.PathLike[str]],
+    archive: str | os.PathLike[str] | Archive,
+    *,
+    tile: int = 512,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    dry_run: bool = False,
+    progress: Callable[[Event], None] | None = None,
+) -> AddResult:
+    """Archive every image below ``sources``; the archive is made if it is not there.
+
+    ``tile`` is the side of a tile in pixels (64 to 4096), ``workers`` the number of threads (default: one per
+    core), ``scheduler`` the address of a Dask cluster to use instead. With ``dry_run`` nothing is written.
+    Errors of single files and images are in the result; raised is what stops everything.
+    """
+    if not 64 <= tile <= 4096:
+        raise InvalidRequest(f"a tile has a side of 64 to 4096 pixels, not {tile}")
+    opened = archive if isinstance(archive, Archive) else None
+    path = opened.path if opened else Path(os.fspath(archive))  # type: ignore[arg-type]
+    began = time.monotonic()
+    if opened is None and not dry_run:
+        opened = Archive.create(path)
+    elif opened is None and (path / "archive.json").exists():
+        opened = Archive.open(path)
+    tally = _Tally(progress or (lambda event: None))
+    with Cluster(workers, scheduler) as cluster:
+        files, others = _scan_all(cluster, list(find_files(sources, path)), tally)
+        images, refused = _assemble(files)
+        others += refused
+        tally.bytes_total = sum(_bytes_source(image) for image in images)
+        orders = [_Order(os.fspath(path.absolute()), image, tile, _provenance(tile)) for image in images]
+        if dry_run:
+            results = [_planned(order, opened) for order in orders]
+        else:
+            results = list(_store_all(cluster, orders, tally))
+    return _summary(results, others, time.monotonic() - began, tally)
+
+
+@dataclass
+class _Tally:
+    """Counts for the progress events."""
+
+    tell: Callable[[Event], None]
+    files: int = 0
+    files_total: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    bytes_stored: int = 0
+
+    def event(self, kind: str, message: str = "") -> None:
+        """Tell how far it is now."""
+        self.tell(
+            Event(
+                kind,
+                self.files,
+                self.files_total,
+                self.bytes_done,
+                self.bytes_total,
+                self.bytes_stored,
+                message,
+            )
+        )
+
+
+def _scan_all(
+    cluster: Cluster, found: list[Found], tally: _Tally
+) -> tuple[list[SourceFile], list[FileResult]]:
+    tally.files_total = len(found)
+    scanned: dict[int, list[SourceFile] | FileResult] = {}
+    batches = ((i, _scan_job(batch)) for i, batch in _batched(found))
+    for i, outcome in cluster.run(batches):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        for k, result in enumerate(outcome):
+            scanned[i + k] = result
+        tally.files += len(outcome)
+        tally.event("scan")
+    ordered = [scanned[i] for i in range(len(found))]
+    files = [file for result in ordered if isinstance(result, list) for file in result]
+    sidecars = {file.path for file in files if file.format == "sidecar"}
+    mains = {result[0].path for result in ordered if isinstance(result, list)} - sidecars
+    kept = [file for file in files if file.format == "sidecar" or file.path in mains]
+    others = [
+        result
+        for result, where in zip(ordered, found, strict=True)
+        if isinstance(result, FileResult) and where.path not in sidecars
+    ]
+    return kept, others
+
+
+def _scan_job(batch: list[Found]) -> Job:
+    (results,) = yield [Task(scan_files, (batch,))]
+    return results
+
+
+def _batched(found: list[Found]) -> Iterator[tuple[int, list[Found]]]:
+    rest = iter(found)
+    for start in range(0, len(found), SCAN_BATCH):
+        yield start, list(islice(rest, SCAN_BATCH))
+
+
+def _assemble(files: Sequence[SourceFile]) -> tuple[list[SourceImage], list[FileResult]]:
+    """Group the files of each format; sidecars go with the file that named them."""
+    groups: dict[str, list[SourceFile]] = {}
+    owner = ""
+    for file in files:
+        owner = owner if file.format == "sidecar" else file.format
+        groups.setdefault(owner, []).append(file)
+    images: list[SourceImage] = []
+    refused: list[FileResult] = []
+    for name, members in groups.items():
+        assembled, rejected = formats()[name].assemble(members)
+        images += assembled
+        refused += [FileResult(f.name, "rejected", e.code, e.message) for f, e in rejected]
+    return images, refused
+
+
+def _planned(order: _Order, archive: Archive | None) -> ImageResult:
+    """What a dry run says of an image."""
+    committed = (
+        None if archive is None else archive.newest_commit(image_id(order.image.kind, order.image.key))
+    )
+    known = _known_files(archive, committed)
+    new = [file for file in order.image.sources if file.sha256 not in known]
+    status = "planned" if new else "present"
+    return _result(order, status, commit=committed if not new else None)
+
+
+def _store_all(cluster: Cluster, orders: Iterable[_Order], tally: _Tally) -> Iterator[ImageResult]:
+    orders = list(orders)
+    by_label = dict(enumerate(orders))
+    jobs = ((label, _job_of(order)) for label, order in by_label.items())
+
+    def done(task: Task, result: Any) -> None:
+        tally.bytes_done += task.nbytes
+        if isinstance(result, ShardReceipt):
+            tally.bytes_stored += result.entry.size
+        tally.event("shard")
+
+    for label, outcome in cluster.run(jobs, done):
+        order = by_label[label]
+        if isinstance(outcome, TilevaultError):
+            result = _failed(order, outcome.code, outcome.message, outcome.exit_code)
+        elif isinstance(outcome, Exception):
+            result = _failed(order, "InternalError", f"{type(outcome).__name__}: {outcome}", 70)
+        else:
+            result = outcome
+        if _is_small(order.image) or result.status == "present":
+            tally.bytes_stored += result.bytes_stored
+        tally.event("image", f"{result.status} {result.name}")
+        yield result
+
+
+def _job_of(order: _Order) -> Job:
+    return _small_job(order) if _is_small(order.image) else _image_job(order)
+
+
+def _is_small(image: SourceImage) -> bool:
+    return image.info is None or image.info.nbytes <= SMALL_IMAGE
+
+
+def _small_job(order: _Order) -> Job:
+    (result,) = yield [Task(_store_inline, (order,), _bytes_source(order.image))]
+    return result
+
+
+def _store_inline(order: _Order) -> ImageResult:
+    result: ImageResult = run_inline(_image_job(order))
+    return result
+
+
+def _image_job(order: _Order) -> Job:
+    """Store one image. A commit that another process made meanwhile is met by looking again."""
+    for attempt in range(COMMIT_TRIES):
+        try:
+            return (yield from _attempt(order))
+        except Conflict:
+            # Somebody committed under this number first: their commit may hold our files already.
+            if attempt == COMMIT_TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _attempt(order: _Order) -> Job:
+    archive = Archive.open(order.archive)
+    previous = archive.newest_commit(image_id(order.image.kind, order.image.key))
+    known = _known_files(archive, previous)
+    if known.keys() >= {file.sha256 for file in order.image.sources}:
+        return _result(order, "present", commit=previous)
+    if known:
+        (order,) = yield [Task(_united, (order, known))]
+        if known.keys() >= {file.sha256 for file in order.image.sources}:
+            return _result(order, "present", commit=previous)
+    (pack,) = yield [Task(_choose_packing, (order,))]
+    generation = _generation(order, archive, pack)
+    receipts, sources = yield from _write_sources(order, generation, archive, previous)
+    objects = [receipt.entry for receipt in receipts] + [
+        entry for _, written, _ in sources for entry in written
+    ]
+    files = [pair for _, _, pairs in sorted(sources, key=lambda s: s[0]) for pair in pairs]
+    if generation.description.info is not None:
+        plain = all(receipt.plain for receipt in receipts)
+        generation = replace(generation, description=settle_downsampling(generation.description, plain))
+        (tables,) = yield [Task(_write_tables, (generation, receipts))]
+        objects += tables
+        shards = [receipt.entry for receipt in receipts]
+        written = yield [
+            Task(_write_block, (generation, role, index, shards, tables))
+            for role, index in generation.blocks()
+        ]
+        objects += [entry for block in written for entry in block]
+    (record,) = yield [Task(_finish, (order, generation, receipts, files, objects, previous))]
+    status = "extended" if known else "added"
+    return _result(order, status, commit=record, description=generation.description)
+
+
+def _known_files(archive: Archive | None, commit: CommitRecord | None) -> dict[str, int]:
+    """SHA-256 -> position of the files that the newest commit holds."""
+    if archive is None or commit is None or commit.generation is None:
+        return {}
+    return {file.sha256: i for i, file in enumerate(Image(archive, commit).source.files)}
+
+
+def _united(order: _Order, known: Mapping[str, int]) -> _Order:
+    """The image with the files that are archived already, those first, so that they win over duplicates."""
+    archive = Archive.open(order.archive)
+    name = image_id(order.image.kind, order.image.key)
+    archived = archive[name].source.files
+    new = [file for file in order.image.sources if file.sha256 not in known]
+    assembled, rejected = formats()[order.image.format].assemble([*archived, *new])
+    for image in assembled:
+        if image_id(image.kind, image.key) == name:
+            lost = [f"{file.name}: {error.code}: {error.message}" for file, error in rejected]
+            return replace(order, image=replace(image, warnings=(*image.warnings, *lost)))
+    raise (
+        rejected[0][1]
+        if rejected
+        else Conflict(f"image {name}: the new files do not go with the archived ones")
+    )
+
+
+def _choose_packing(order: _Order) -> bool:
+    """Whether tiles may be histogram packed: always where levels are not low bands anyway."""
+    info = order.image.info
+    if info is None or order.image.codec is not None or not has_low_bands(info):
+        return True
+    with _open_reader(order) as reader:
+        return worth_packing(info, reader, order.side)
+
+
+def _generation(order: _Order, archive: Archive, pack: bool) -> Generation:
+    description = describe(order.image, order.side, pack)
+    return Generation(archive.blobs, generation_of(order.image, description), description)
+
+
+def _write_sources(
+    order: _Order, generation: Generation, archive: Archive, previous: CommitRecord | None
+) -> Any:
+    """Tasks of the first round: every shard that is not there yet, and the non-pixel bytes."""
+    reusable = _reusable(archive, previous)
+    tasks, receipts = [], []
+    for role, array in generation.description.arrays.items():
+        for index in array.grid.shard_indices():
+            inputs = shard_inputs(order.image, array, role, index)
+            found = generation.receipt(role, index, inputs)
+            if found is None and inputs in reusable:
+                found = _reuse(archive, previous, generation, role, index, reusable[inputs])
+            if found is not None:
+                receipts.append(found)
+                continue
+            nbytes = array.grid.shard_window(index)
+            raw = int(np.prod(nbytes.shape)) * array.dtype.itemsize
+            tasks.append(Task(_write_shard, (order, generation, role, index, inputs), raw))
+    batches = [
+        Task(_write_source, (order, generation, number, batch))
+        for number, batch in enumerate(source_batches(order.image))
+    ]
+    done = yield [*tasks, *batches]
+    return [*receipts, *done[: len(tasks)]], done[len(tasks) :]
+
+
+def _reusable(archive: Archive, previous: CommitRecord | None) -> dict[str, ManifestObject]:
+    """Shards of the committed generation by what went into them."""
+    if previous is None or previous.generation is None:
+        return {}
+    objects = Image(archive, previous).manifest.objects
+    return {entry.inputs: entry for entry in objects if entry.inputs is not None}
+
+
+def _reuse(
+    archive: Archive,
+    previous: CommitRecord | None,
+    generation: Generation,
+    role: str,
+    index: tuple[int, ...],
+    entry: ManifestObject,
+) -> ShardReceipt | None:
+    """The receipt of a shard that the committed generation holds, if it is still sound."""
+    assert previous is not None
+    image = Image(archive, previous)
+    stored = archive.blobs.digest(f"{image.prefix}/{entry.key}")
+    if (stored.size, stored.sha256) != (entry.size, entry.sha256):
+        return None
+    old = tuple(int(i) for i in entry.key.partition("/c/")[2].split("/"))
+    reader = image.readers[role]
+    array = generation.description.arrays[role]
+    offset = tuple((i - j) * n for i, j, n in zip(index, old, array.grid.tiles_per_shard, strict=True))
+    tables = reader.tables
+    tiles = {}
+    for at in array.grid.tile_indices(array.grid.shard_window(index)):
+        was = tuple(i - o for i, o in zip(at, offset, strict=True))
+        ends = tuple(int(end) for end in tables.ends[was])
+        tiles[at] = EncodedTile(b"", ends, tables.digests[was].tobytes(), tables.pixels[was].tobytes())
+    plain = image.downsampling == "lowpass53"
+    receipt = ShardReceipt(role, index, entry, tiles, plain)
+    return generation.reuse_shard(receipt, image.prefix)
+
+
+def _write_shard(
+    order: _Order, generation: Generation, role: str, index: tuple[int, ...], inputs: str
+) -> ShardReceipt:
+    with _open_reader(order) as reader:
+        read = reader.read if role == "data" else reader.read_mask
+        stream = None if order.image.codec is None or role != "data" else reader.read_stream
+        return generation.write_shard(role, index, inputs, read, stream)
+
+
+def _write_source(
+    order: _Order, generation: Generation, number: int, batch: range
+) -> tuple[int, list[ManifestObject], list[tuple[SourceFile, list[list[Any]]]]]:
+    with _open_reader(order) as reader:
+        objects, pieces = generation.write_source(number, (reader.verbatim(i) for i in batch))
+    return number, objects, [(order.image.sources[i], own) for i, own in zip(batch, pieces, strict=True)]
+
+
+def _write_tables(generation: Generation, receipts: Sequence[ShardReceipt]) -> list[ManifestObject]:
+    return generation.write_tables(receipts)
+
+
+def _write_block(
+    generation: Generation,
+    role: str,
+    index: tuple[int, ...],
+    shards: Sequence[ManifestObject],
+    tables: Sequence[ManifestObject],
+) -> list[ManifestObject]:
+    readers = generation.readers(shards, tables)
+    return generation.write_block(role, index, readers)
+
+
+def _finish(
+    order: _Order,
+    generation: Generation,
+    receipts: Sequence[ShardReceipt],
+    files: Sequence[tuple[SourceFile, list[list[Any]]]],
+    objects: Sequence[ManifestObject],
+    previous: CommitRecord | None,
+) -> CommitRecord:
+    """Documents, manifest, commit."""
+    tables = {role: generation.tables(role, receipts) for role in generation.description.arrays}
+    documents = generation.write_documents(tables, files)
+    record = generation.commit(
+        [*objects, *documents],
+        source_set(file.sha256 for file in order.image.sources),
+        _listing(order, generation.description),
+        order.provenance,
+        previous,
+    )
+    generation.forget_receipts()
+    return record
+
+
+def _open_reader(order: _Order) -> Any:
+    archived = None
+    if any(file.path is None for file in order.image.sources):
+        archive = Archive.open(order.archive)
+        archived = ArchivedImage(archive[image_id(order.image.kind, order.image.key)])
+    return formats()[order.image.format].open_reader(order.image, archived)
+
+
+class ArchivedImage:
+    """Files of a committed image, found by SHA-256 (`ArchivedFrames`)."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self._position = {file.sha256: i for i, file in enumerate(image.source.files)}
+
+    def read_words(self, sha256: str, frame: int, rows: slice) -> Words:
+        """Rows of a frame's stored words: (y, x) or (c, y, x)."""
+        return StoredFrames(self._image, self._position[sha256]).words(frame, rows)
+
+    def read_stream(self, sha256: str, frame: int) -> bytes:
+        """A frame's bit stream."""
+        return StoredFrames(self._image, self._position[sha256]).stream(frame)
+
+    def verbatim(self, sha256: str) -> Iterator[bytes]:
+        """The file's non-pixel bytes."""
+        return self._image.source.verbatim(self._position[sha256])
+
+
+def _listing(order: _Order, description: Description) -> dict[str, Any]:
+    """The summary that the commit record carries."""
+    info = description.info
+    own: dict[str, Any] = {
+        "kind": description.kind,
+        "name": description.name,
+        "round_trip": description.round_trip,
+        "files": len(order.image.sources),
+        "bytes_source": _bytes_source(order.image),
+        "warnings": list(description.warnings),
+    }
+    if info is not None:
+        own |= {
+            "shape": list(info.shape),
+            "axes": list(info.axes),
+            "dtype": info.dtype.name,
+            "codec": None if description.codec is None else description.codec.to_dict()["name"],
+            "downsampling": description.downsampling,
+            "levels": list(description.levels),
+        }
+    return {**order.image.search, **own}
+
+
+def _provenance(tile: int) -> dict[str, Any]:
+    import tilevault
+
+    return {
+        "tilevault": tilevault.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "tile": tile,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _bytes_source(image: SourceImage) -> int:
+    return sum(file.size for file in image.sources)
+
+
+def _result(
+    order: _Order,
+    status: str,
+    commit: CommitRecord | None = None,
+    description: Description | None = None,
+) -> ImageResult:
+    image = order.image
+    return ImageResult(
+        image=image_id(image.kind, image.key),
+        name=description.name if description else str(image.search.get("name") or image.sources[0].name),
+        status=status,
+        sources=tuple(file.name for file in image.sources),
+        round_trip=image.round_trip,
+        bytes_source=_bytes_source(image),
+        bytes_stored=int(commit.summary.get("bytes_stored", 0)) if commit else 0,
+        warnings=(*image.warnings, *(w for file in image.sources for w in file.warnings)),
+        commit=None
+        if commit is None
+        else {
+            "n": commit.n,
+            "sha256": commit.sha256,
+            "generation": commit.generation,
+            "manifest": commit.manifest,
+        },
+    )
+
+
+def _failed(order: _Order, code: str, reason: str, exit_code: int) -> ImageResult:
+    return replace(_result(order, "failed"), code=code, reason=reason, exit_code=exit_code)
+
+
+def _summary(images: list[ImageResult], files: list[FileResult], seconds: float, tally: _Tally) -> AddResult:
+    statuses = Counter(result.status for result in images)
+    rejected = sum(file.status == "rejected" for file in files)
+    exit_code = max((result.exit_code for result in images), default=0) or (3 if rejected else 0)
+    images.sort(key=lambda result: (result.name, result.image))
+    totals = {
+        "images": len(images),
+        "files": tally.files_total,
+        **{status: statuses[status] for status in ("added", "extended", "present", "planned", "failed")},
+        "skipped": len(files) - rejected,
+        "rejected": rejected,
+        "bytes_source": sum(result.bytes_source for result in images),
+        "bytes_stored": sum(result.bytes_stored for result in images),
+        "seconds": round(seconds, 3),
+        "exit_code": exit_code,
+    }
+    tally.event("done")
+    return AddResult(tuple(images), tuple(files), totals)

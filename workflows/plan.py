@@ -1,0 +1,162 @@
+"""What will be read and written for one image: pure decisions, but for a look at a few tiles."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from tilevault.archive.description import Description
+from tilevault.archive.documents import canonical, sha256_hex
+from tilevault.archive.formats import SourceImage, SourceReader, formats
+from tilevault.archive.grid import TileGrid, tile_shape
+from tilevault.archive.image import ImageInfo, Window
+from tilevault.archive.manifest import generation_id, image_id
+from tilevault.archive.tiles import TiledArray
+from tilevault.codecs import FrameCodec, LosslessCodec
+from tilevault.codecs.base import TileCodec
+
+__all__ = ["describe", "generation_of", "has_low_bands", "shard_inputs", "source_batches", "worth_packing"]
+
+SAMPLED_TILES = 4
+PACKING_GAIN = 0.05
+"""Histogram packing costs the cheap levels, so it must save at least this share of the bytes."""
+FILES_PER_BATCH = 256
+BYTES_PER_BATCH = 64 << 20
+
+
+def has_low_bands(info: ImageInfo) -> bool:
+    """Whether levels may be low bands of the wavelet: continuous integers, every sample valid."""
+    return (
+        info.dtype.kind in "iu"
+        and info.dtype.itemsize <= 4
+        and not info.categorical
+        and info.nodata is None
+        and not info.has_mask
+        and info.bits_stored != 1
+    )
+
+
+def worth_packing(info: ImageInfo, reader: SourceReader, side: int) -> bool:
+    """Whether histogram packing makes some sampled tiles clearly smaller."""
+    grid = TileGrid.plan(info.shape, tile_shape(info.shape, info.axes, side), info.dtype.itemsize)
+    plain, packing = LosslessCodec(pack=False), LosslessCodec(pack=True)
+    sizes = np.zeros(2)
+    for window in _sampled(grid):
+        words = reader.read(window)
+        if _sparse(words):
+            sizes += len(plain.encode_tile(words)), len(packing.encode_tile(words))
+    return bool(sizes[1] < (1 - PACKING_GAIN) * sizes[0])
+
+
+def _sampled(grid: TileGrid) -> Iterator[Window]:
+    """A few tiles spread evenly over the grid."""
+    count = prod(grid.tiles)
+    for i in range(min(SAMPLED_TILES, count)):
+        flat = (2 * i + 1) * count // (2 * min(SAMPLED_TILES, count))
+        yield grid.tile_window(tuple(int(j) for j in np.unravel_index(flat, grid.tiles)))
+
+
+def _sparse(words: np.ndarray[Any, Any]) -> bool:
+    """Whether values are missing inside the range, so that packing could pay at all."""
+    low, high = int(words.min()), int(words.max())
+    return np.unique(words).size < 0.75 * (high - low + 1)
+
+
+def describe(image: SourceImage, side: int, pack: bool) -> Description:
+    """The description of an image that is about to be stored."""
+    name = str(image.search.get("name") or image.sources[0].name)
+    common: dict[str, Any] = {
+        "image": image_id(image.kind, image.key),
+        "kind": image.kind,
+        "key": image.key,
+        "format": image.format,
+        "name": name,
+        "round_trip": image.round_trip,
+        "search": image.search,
+        "layout": image.layout,
+        "warnings": image.warnings,
+    }
+    if image.info is None:
+        return Description(info=None, codec=None, tile=None, shard=None, levels=(), **common)
+    if image.codec is None:
+        codec: TileCodec = LosslessCodec(pack=pack)
+        return Description.plan(
+            image.info, codec, tile_shape(image.info.shape, image.info.axes, side), **common
+        )
+    return Description.plan(image.info, FrameCodec(image.codec), _frame_shape(image), **common)
+
+
+def _frame_shape(image: SourceImage) -> tuple[int, ...]:
+    """The chunk of one frame, unless the format says how many frames share a stream."""
+    assert image.info is not None
+    if "chunk" in image.layout:
+        return tuple(image.layout["chunk"])
+    whole = ("c", "y", "x")
+    return tuple(n if name in whole else 1 for n, name in zip(image.info.shape, image.info.axes, strict=True))
+
+
+def settle_downsampling(description: Description, plain: bool) -> Description:
+    """Decide how levels are made, now that all words are known to be plain values or not."""
+    info, codec = description.info, description.codec
+    assert info is not None
+    if (
+        info.categorical
+        or info.bits_stored == 1
+        or info.dtype.kind == "c"
+        or info.dtype.name in ("int64", "uint64")
+    ):
+        return description.with_downsampling("nearest")
+    low_bands = has_low_bands(info) and plain and isinstance(codec, LosslessCodec) and not codec.pack
+    return description.with_downsampling("lowpass53" if low_bands else "mean")
+
+
+def generation_of(image: SourceImage, description: Description) -> str:
+    """The generation's name: the same work has the same name, so an interrupted run finds itself."""
+    return generation_id(
+        {
+            "image": description.image,
+            "sources": [[file.name, file.sha256, file.format] for file in image.sources],
+            "codec": None if description.codec is None else description.codec.to_dict(),
+            "tile": description.tile,
+            "shard": description.shard,
+            "zstd": list(zstandard.ZSTD_VERSION),
+        }
+    )
+
+
+def shard_inputs(image: SourceImage, array: TiledArray, role: str, index: tuple[int, ...]) -> str:
+    """Digest of what goes into a shard. The same inputs give the same bytes, in whatever generation."""
+    window = array.grid.shard_window(index)
+    module = formats()[image.format]
+    document: Mapping[str, Any] = {
+        "role": role,
+        "codec": array.codec.to_dict(),
+        "dtype": array.dtype.name,
+        "tile": array.grid.tile,
+        "shard": array.grid.tiles_per_shard,
+        "sources": module.window_inputs(image, window) if role == "data" else image.sources[0].sha256,
+        "window": None if role == "data" else [window.start, window.stop],
+    }
+    return sha256_hex(canonical(document))
+
+
+def source_batches(image: SourceImage) -> list[range]:
+    """Runs of source files whose non-pixel bytes one task stores."""
+    batches, start, size = [], 0, 0
+    for i, file in enumerate(image.sources):
+        whole = image.info is None or file.format == "sidecar"
+        size += file.size if whole else min(file.size, 1 << 16)
+        if i + 1 - start >= FILES_PER_BATCH or size >= BYTES_PER_BATCH:
+            batches.append(range(start, i + 1))
+            start, size = i + 1, 0
+    if start < len(image.sources):
+        batches.append(range(start, len(image.sources)))
+    return batches
+
+
+def with_sources(image: SourceImage, sources: tuple[Any, ...]) -> SourceImage:
+    """The same image with its files described anew."""
+    return replace(image, sources=sources)
