@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tilevault.archive.documents import parse
 from tilevault.archive.formats import SourceFile, SourceImage, formats
 from tilevault.archive.generation import SOURCE_BLOCK
-from tilevault.archive.image import Words
+from tilevault.archive.image import Window, Words
 from tilevault.archive.plain import expand
 from tilevault.codecs.errors import InvalidRequest, ManifestCorrupt
 
@@ -42,7 +42,7 @@ class Source:
         """How array positions map to files and frames (of the format)."""
         return self._image.description.layout
 
-    @property
+    @cached_property
     def image(self) -> SourceImage:
         """The image as the format assembled it, its files now lying in the archive."""
         d = self._image.description
@@ -105,6 +105,10 @@ class StoredFrames:
         self._image = image
         self._file = file
         self._module = formats()[image.description.format]
+
+    def read(self, window: Window) -> Words:
+        """Words of a window of the image."""
+        return self._image.readers["data"].read(window)
 
     def words(self, frame: int, rows: slice) -> Words:
         """Rows of a frame's stored words: (y, x) or (c, y, x)."""

@@ -20,7 +20,7 @@ from tilevault.archive.check import CheckResult, check_image
 from tilevault.archive.description import Description
 from tilevault.archive.documents import parse, seal, sha256_hex, unseal
 from tilevault.archive.generation import bits_array, table_arrays
-from tilevault.archive.grid import TileGrid
+from tilevault.archive.grid import DECOMPOSITIONS, TileGrid
 from tilevault.archive.image import ImageInfo, Window, Words
 from tilevault.archive.manifest import FORMAT_VERSION, CommitRecord, Manifest, image_id
 from tilevault.archive.plain import PlainArray
@@ -279,7 +279,7 @@ class Image:
     @property
     def levels(self) -> tuple[int, ...]:
         """Levels that can be read; level k has 1/2**k of the samples along y and x."""
-        return tuple(range(max(self.stored_levels[-1], 2) + 1)) if self.stored_levels else ()
+        return tuple(range(DECOMPOSITIONS + 1)) if self.stored_levels else ()
 
     @property
     def shape(self) -> tuple[int, ...]:

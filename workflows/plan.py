@@ -86,16 +86,8 @@ def describe(image: SourceImage, side: int, pack: bool) -> Description:
         return Description.plan(
             image.info, codec, tile_shape(image.info.shape, image.info.axes, side), **common
         )
-    return Description.plan(image.info, FrameCodec(image.codec), _frame_shape(image), **common)
-
-
-def _frame_shape(image: SourceImage) -> tuple[int, ...]:
-    """The chunk of one frame, unless the format says how many frames share a stream."""
-    assert image.info is not None
-    if "chunk" in image.layout:
-        return tuple(image.layout["chunk"])
-    whole = ("c", "y", "x")
-    return tuple(n if name in whole else 1 for n, name in zip(image.info.shape, image.info.axes, strict=True))
+    frames = FrameCodec(image.codec, **image.layout["codec"])
+    return Description.plan(image.info, frames, tuple(image.layout["chunk"]), **common)
 
 
 def settle_downsampling(description: Description, plain: bool) -> Description:

@@ -87,7 +87,11 @@ class ArchivedFrames(Protocol):
 
 
 class FrameAccess(Protocol):
-    """What is stored of one file's frames, for rebuilding the file."""
+    """What is stored of one file's pixels, for rebuilding the file."""
+
+    def read(self, window: Window) -> Words:
+        """Words of a level-0 window of the image."""
+        ...
 
     def words(self, frame: int, rows: slice) -> Words:
         """Rows of the frame's stored words: (y, x) or (c, y, x)."""
@@ -140,6 +144,10 @@ class Format(Protocol):
 
     def open_reader(self, image: SourceImage, archived: ArchivedFrames | None = None) -> SourceReader:
         """A reader of ``image``; ``archived`` serves the files that have no path."""
+        ...
+
+    def rebuild(self, file: SourceFile, verbatim: Iterator[bytes], frames: FrameAccess) -> Iterator[bytes]:
+        """The bytes of a file-exact source, piece by piece."""
         ...
 
 

@@ -9,7 +9,7 @@ one image; overviews and the mask belong to it, a second full-size image makes t
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tilevault.archive.formats import ArchivedFrames, SourceFile, SourceImage
+from tilevault.archive.formats import ArchivedFrames, FrameAccess, SourceFile, SourceImage
 from tilevault.archive.formats.geotiff_bytes import (
     FileView,
     check_unchanged,
@@ -62,7 +62,15 @@ from tilevault.codecs.errors import (
     UnsupportedSyntax,
 )
 
-__all__ = ["GeoTiffReader", "assemble", "open_reader", "rebuild", "recognizes", "scan"]
+__all__ = [
+    "GeoTiffReader",
+    "assemble",
+    "open_reader",
+    "rebuild",
+    "recognizes",
+    "scan",
+    "window_inputs",
+]
 
 MAX_WARNINGS = 8
 
@@ -389,10 +397,10 @@ def open_reader(image: SourceImage, archived: ArchivedFrames | None = None) -> G
     return GeoTiffReader(image)
 
 
-def rebuild(file: SourceFile, verbatim: Iterator[bytes], read: Callable[[Window], Words]) -> Iterator[bytes]:
+def rebuild(file: SourceFile, verbatim: Iterator[bytes], frames: FrameAccess) -> Iterator[bytes]:
     """The bytes of a file-exact TIFF, piece by piece, from its verbatim stream and its words.
 
-    ``read`` gives the words of any window in the image's axes. Words are asked for in windows of whole
-    rows of blocks, about 32 MiB each, in file order.
+    Words are asked for (``frames.read``) in windows of whole rows of blocks, about 32 MiB each, in file
+    order.
     """
-    return rebuild_plain(file.size, verbatim, read)
+    return rebuild_plain(file.size, verbatim, frames.read)

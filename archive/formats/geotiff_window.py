@@ -1,4 +1,4 @@
-"""One array as a plain GeoTIFF: what ``read -o x.tif`` writes, with its place on the ground where it has one."""
+"""One array as a plain GeoTIFF, with its place on the ground where it has one: ``read -o x.tif``."""
 
 import math
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ def write_window(
 ) -> None:
     """Write ``array``, (y, x) or (bands, y, x), read from the (y, x) ``window`` of ``level`` of an image.
 
-    CRS and transform of the window, nodata, band descriptions, units, scales, offsets and colour table go with
-    it. ``path`` is overwritten. Raises `InvalidRequest` for an array that is no raster.
+    CRS and transform of the window, nodata, band descriptions, units, scales, offsets and colour table go
+    with it. ``path`` is overwritten. Raises `InvalidRequest` for an array that is no raster.
     """
     planes = array[np.newaxis] if array.ndim == 2 else array
     if planes.ndim != 3 or (array.ndim == 3 and "c" not in info.axes):

@@ -1,0 +1,305 @@
+"""The command line ``tilevault``: arguments in, a command, an exit code out.
+
+Parsing needs the standard library only; what a command needs it imports itself, so that ``--version`` and
+``--help`` answer at once. No failure shows a traceback unless ``--debug`` asks for it.
+
+Exit codes: 0 done; 2 usage; 3 input rejected; 4 integrity; 5 storage; 6 full; 7 conflict; 8 denied; 70 a
+fault of ours; 130 interrupted; 141 the reader of our output went away; 143 terminated. Of several failures
+the gravest gives the code (`workflows.commands.worst`).
+"""
+
+import argparse
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import tilevault
+
+if TYPE_CHECKING:
+    from tilevault.workflows.console import Console
+
+__all__ = ["build_parser", "main"]
+
+EXIT_USAGE = 2
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+EXIT_TERMINATED = 143
+
+IMAGE_HELP = "an image: the beginning of its id, a SeriesInstanceUID, or the name of a source file"
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """Lets options stand anywhere between positional arguments (``add a --dry-run b archive``)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+        self._intermixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        if self._intermixing:
+            return super().parse_known_args(args, namespace)
+        self._intermixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixing = False
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; documented commands and options are read from it."""
+    parser = argparse.ArgumentParser(
+        prog="tilevault",
+        description="An archive for large medical and satellite images that proves what it stores.",
+        epilog="`tilevault COMMAND --help` explains a command. Exit codes and JSON keys: docs/cli.md.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"tilevault {tilevault.__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser
+    )
+    for add_command in (_add, _ls, _info, _read, _export, _verify, _rm, _doctor):
+        add_command(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    described = text[0].upper() + text[1:] + "."
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=described)
+    parser.add_argument("--json", action="store_true", help="one JSON object per line on standard output")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    return parser
+
+
+def _add(commands: Any) -> None:
+    parser = _command(commands, "add", "archive files and folders (the archive is made if it is not there)")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a file, or a folder and all below it")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+    parser.add_argument("--tile", type=_tile, default=512, metavar="N", help="side of a tile (default 512)")
+    parser.add_argument("--workers", type=_count, metavar="N", help="tasks at a time (default: the cores)")
+    parser.add_argument("--scheduler", metavar="ADDR", help="a Dask scheduler, such as tcp://host:8786")
+    parser.add_argument("--report", metavar="FILE.html", help="write a report to read in a browser")
+    parser.add_argument("--no-thumbnails", action="store_true", help="no pictures in the report")
+    parser.add_argument("--receipt", metavar="FILE", help="write a receipt for `verify --against`")
+
+
+def _ls(commands: Any) -> None:
+    parser = _command(commands, "ls", "list the images of an archive")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only images that match (all of them): any search key, * and ? allowed; "
+        "StudyDate=20240101-20241231, bbox=W,S,E,N, time=FROM/TO, name=",
+    )
+
+
+def _info(commands: Any) -> None:
+    parser = _command(commands, "info", "tell everything about one image")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("image", metavar="IMAGE", help=IMAGE_HELP)
+
+
+def _read(commands: Any) -> None:
+    parser = _command(commands, "read", "read a window of an image into a file")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("image", metavar="IMAGE", help=IMAGE_HELP)
+    parser.add_argument("--window", metavar="Y0:Y1,X0:X1", help="rows and columns (default: all)")
+    parser.add_argument(
+        "--index",
+        action="append",
+        default=[],
+        metavar="AXIS=N",
+        help="position along another axis, such as z=3",
+    )
+    parser.add_argument("--level", type=int, default=0, metavar="K", help="0 is full size, K is 1/2**K of it")
+    parser.add_argument("--words", action="store_true", help="the words as stored, not the values")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="a .npy, .png or .tif file")
+
+
+def _export(commands: Any) -> None:
+    parser = _command(commands, "export", "write images out again; never overwrites a file")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help=IMAGE_HELP + " (default: all)")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write to")
+    parser.add_argument(
+        "--format",
+        choices=("original", "cog", "npy", "png"),
+        default="original",
+        help="original: the files as they were (default); cog: cloud-optimised GeoTIFF; npy: arrays; "
+        "png: pictures",
+    )
+    parser.add_argument("--words", action="store_true", help="npy: the words as stored, not the values")
+
+
+def _verify(commands: Any) -> None:
+    parser = _command(commands, "verify", "check that what is stored is what was stored")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help=IMAGE_HELP + " (default: all)")
+    parser.add_argument(
+        "--depth",
+        choices=("exists", "size", "digest", "pixels"),
+        default="digest",
+        help="digest: every stored byte (default); pixels: also decode, and rebuild the original files",
+    )
+    parser.add_argument("--sample", type=_percentage, metavar="P", help="check about P percent of it")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which sample (default 0)")
+    parser.add_argument("--against", metavar="RECEIPT", help="also check that these commits are still there")
+    parser.add_argument("--workers", type=_count, metavar="N", help="images at a time (default: the cores)")
+
+
+def _rm(commands: Any) -> None:
+    parser = _command(commands, "rm", "remove images and their files from an archive")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=IMAGE_HELP)
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _doctor(commands: Any) -> None:
+    parser = _command(commands, "doctor", "say what is installed, and what other readers see of an archive")
+    parser.add_argument("archive", nargs="?", metavar="ARCHIVE")
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1 to 9999 is wanted, not {text!r}")
+    return int(text)
+
+
+def _tile(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 64 <= int(text) <= 4096 or int(text) % 32:
+        raise argparse.ArgumentTypeError(f"a multiple of 32 from 64 to 4096 is wanted, not {text!r}")
+    return int(text)
+
+
+def _percentage(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"a percentage above 0, up to 100, is wanted, not {text!r}")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. `SystemExit` is raised for usage and ``--version`` only."""
+    arguments = _joined(sys.argv[1:] if argv is None else list(argv))
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks must not end the run.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    options = build_parser().parse_args(arguments)
+
+    from tilevault.workflows.console import Console
+
+    console = Console(options.json)
+    with _terminable():
+        return _guarded(lambda: _run(options, console), console, options.debug)
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Two habits that argparse does not know, spelt so that it does.
+
+    ``--window -5:3,0:9``: what begins with ``-`` would be taken for an option. ``--where A=1 B=2 ARCHIVE``:
+    the option takes every KEY=VALUE that follows, and no more.
+    """
+    joined: list[str] = []
+    option = None
+    for argument in arguments:
+        if joined and joined[-1] == "--window" and re.match(r"-\d", argument):
+            joined[-1] = f"--window={argument}"
+            continue
+        is_pair = "=" in argument and not argument.startswith("-")
+        if option and is_pair and joined[-1] != option:
+            joined.append(option)
+        joined.append(argument)
+        if argument in ("--where", "--index"):
+            option = argument
+        elif not is_pair:
+            option = None
+    return joined
+
+
+def _run(options: argparse.Namespace, console: "Console") -> int:
+    from tilevault.workflows import commands
+
+    command: Callable[[argparse.Namespace, Console], int] = getattr(commands, f"{options.command}_command")
+    code = command(options, console)
+    console.out.flush()
+    return code
+
+
+def _guarded(run: Callable[[], int], console: "Console", debug: bool) -> int:
+    """The exit code of ``run``, whatever it does."""
+    from tilevault.codecs.errors import TilevaultError
+
+    try:
+        return run()
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more at its end; give it somewhere to go.
+        _silence(console)
+        return EXIT_PIPE
+    except KeyboardInterrupt:
+        console.note("tilevault: interrupted; nothing half-written is visible, run it again to finish")
+        return EXIT_INTERRUPTED
+    except _Terminated:
+        console.note("tilevault: terminated; nothing half-written is visible, run it again to finish")
+        return EXIT_TERMINATED
+    except TilevaultError as failure:
+        if debug:
+            traceback.print_exc(file=console.err)
+        console.error(failure)
+        return failure.exit_code
+    except Exception as failure:
+        if debug:
+            traceback.print_exc(file=console.err)
+        from tilevault.workflows.console import printable
+
+        text = printable(f"{type(failure).__name__}: {failure}", 300)
+        console.record("error", code="InternalError", message=text, exit_code=EXIT_INTERNAL, retryable=False)
+        console.note(f"tilevault: a fault in tilevault itself: {text}")
+        console.note("tilevault: please report it, with the output of the same command with --debug")
+        return EXIT_INTERNAL
+
+
+def _silence(console: "Console") -> None:
+    if console.out is sys.stdout:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; unwinds like `KeyboardInterrupt`, so that temporary files go."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises `_Terminated` in the main thread meanwhile."""
+
+    def terminate(number: int, frame: Any) -> NoReturn:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,346 @@
+"""The commands: each takes the parsed options and a console, does the work, and returns the exit code.
+
+The work itself lies in the modules of the same name; here is what is said about it. The JSON keys are
+documented in docs/cli.md and are kept.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilevault.codecs.errors import Conflict, InputRejected, InvalidRequest, TilevaultError
+from tilevault.workflows.console import Console, human_bytes, printable
+
+if TYPE_CHECKING:
+    from tilevault.archive.store import Archive
+    from tilevault.workflows.ingest import AddResult, Event
+    from tilevault.workflows.receipt import ReceiptEntry
+    from tilevault.workflows.verify import Damage, Record
+
+__all__ = [
+    "add_command",
+    "doctor_command",
+    "export_command",
+    "info_command",
+    "ls_command",
+    "read_command",
+    "rm_command",
+    "verify_command",
+    "worst",
+]
+
+ADD_STATUSES = ("added", "extended", "present", "planned", "failed")
+GRAVITY = (70, 4, 6, 5, 7, 8, 3)
+"""Exit codes of failures, gravest first: a fault of ours, damage, then what an operator can mend."""
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The gravest of several exit codes; 0 if there is none other."""
+    found = set(codes) - {0}
+    return next((code for code in GRAVITY if code in found), max(found, default=0))
+
+
+def _open(path: str) -> "Archive":
+    from tilevault.archive.store import Archive
+
+    return Archive.open(path)
+
+
+def add_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault add``"""
+    from tilevault.workflows.ingest import add
+
+    for wanted in (options.receipt, options.report):
+        _check_writable(wanted)
+    with console.progress("add") as progress:
+
+        def show(event: "Event") -> None:
+            progress.update(
+                files=event.files,
+                files_total=event.files_total,
+                bytes_done=event.bytes_done,
+                bytes_total=event.bytes_total,
+                bytes_stored=event.bytes_stored,
+                message=event.message,
+                title="scan" if event.kind == "scan" else "add",
+            )
+
+        result = add(
+            options.sources,
+            options.archive,
+            tile=options.tile,
+            workers=options.workers,
+            scheduler=options.scheduler,
+            dry_run=options.dry_run,
+            progress=show,
+        )
+    codes = [image.exit_code for image in result.images]
+    codes += [InputRejected.exit_code for file in result.files if file.status == "rejected"]
+    code = worst(codes)
+    _report_add(result, code, console)
+    if options.receipt and not options.dry_run:
+        from tilevault.workflows.receipt import write_receipt
+
+        entries = _receipt_entries(result)
+        write_receipt(Path(options.receipt), entries)
+        console.record("receipt", path=options.receipt, images=len(entries))
+        console.line(f"receipt: {printable(options.receipt)}")
+    if options.report:
+        from tilevault.workflows.report import write_report
+
+        write_report(
+            Path(options.report),
+            None if options.dry_run else _open(options.archive),
+            result,
+            thumbnails=not options.no_thumbnails,
+        )
+        console.record("report", path=options.report)
+        console.line(f"report: {printable(options.report)}")
+    return code
+
+
+def _check_writable(wanted: str | None) -> None:
+    """Hours of work must not end in a file that cannot be written."""
+    if wanted is None:
+        return
+    path = Path(wanted)
+    if not path.parent.is_dir():
+        raise InvalidRequest(f"there is no folder for {path}")
+    if path.exists():
+        raise Conflict(f"there is a file already: {path}", path=str(path))
+
+
+def _receipt_entries(result: "AddResult") -> "list[ReceiptEntry]":
+    from tilevault.workflows.receipt import ReceiptEntry
+
+    return [
+        ReceiptEntry(image.image, c["n"], c["sha256"], c["generation"], c["manifest"])
+        for image in result.images
+        if (c := image.commit) is not None
+    ]
+
+
+def _report_add(result: "AddResult", code: int, console: Console) -> None:
+    for image in result.images:
+        console.record(
+            "image",
+            image=image.image,
+            name=image.name,
+            status=image.status,
+            sources=list(image.sources),
+            round_trip=image.round_trip,
+            bytes_source=image.bytes_source,
+            bytes_stored=image.bytes_stored,
+            code=image.code,
+            reason=image.reason,
+            warnings=list(image.warnings),
+            commit=image.commit,
+        )
+        console.line(_image_line(image))
+        for warning in image.warnings:
+            console.line(f"          {printable(warning, 160)}")
+    for file in result.files:
+        console.record("file", source=file.source, status=file.status, code=file.code, reason=file.reason)
+        console.line(f"{file.status:<9} {printable(file.source)}: {printable(file.reason, 200)}")
+    totals = {**result.totals, "exit_code": code}
+    console.record("total", **totals)
+    console.line(_totals_line(totals))
+
+
+def _image_line(image: Any) -> str:
+    ratio = f", ratio {image.bytes_source / image.bytes_stored:.2f}" if image.bytes_stored else ""
+    told = f"{image.status:<9} {(image.image or '')[:12]:<12}  {printable(image.name, 60)}"
+    if image.status == "failed":
+        return f"{told}: {image.code}: {printable(image.reason, 300)}"
+    count = len(image.sources)
+    files = f"{count} file{'s' if count != 1 else ''}"
+    return f"{told}  {files}, {human_bytes(image.bytes_source)}{ratio}, {image.round_trip}"
+
+
+def _totals_line(totals: dict[str, Any]) -> str:
+    parts = [f"{totals[name]} {name}" for name in ADD_STATUSES if totals.get(name)]
+    parts += [f"{totals[name]} files {name}" for name in ("skipped", "rejected") if totals.get(name)]
+    source, stored, seconds = (totals.get(k, 0) for k in ("bytes_source", "bytes_stored", "seconds"))
+    if stored:
+        parts.append(f"{human_bytes(source)} in {human_bytes(stored)} (ratio {source / stored:.2f})")
+    if seconds:
+        parts.append(f"{seconds:.1f} s, {source / seconds / 1e6:.1f} MB/s")
+    return f"{totals.get('images', 0)} images of {totals.get('files', 0)} files: " + ", ".join(parts)
+
+
+def ls_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault ls``"""
+    from tilevault.workflows.listing import list_images
+
+    return list_images(_open(options.archive), options.where, console)
+
+
+def info_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault info``"""
+    from tilevault.workflows.listing import describe_image
+
+    describe_image(_open(options.archive)[options.image], console)
+    return 0
+
+
+def read_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault read``"""
+    from tilevault.workflows.reading import read_to_file
+
+    record = read_to_file(
+        _open(options.archive)[options.image],
+        Path(options.output),
+        window=options.window,
+        index=options.index,
+        level=options.level,
+        words=options.words,
+    )
+    console.record("read", **record)
+    shape = " x ".join(str(n) for n in record["shape"])
+    console.line(f"{printable(record['path'])}: {shape} {record['dtype']}, level {record['level']}")
+    return 0
+
+
+def export_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault export``"""
+    from tilevault.workflows.export import Exported, export
+
+    def say(done: Exported) -> None:
+        console.record("export", **done.to_json())
+        text = f"{done.status:<8} {printable(done.path or done.source)}"
+        console.line(
+            text + (f": {done.code}: {printable(done.reason, 300)}" if done.code else f"  {done.proof}")
+        )
+
+    archive = _open(options.archive)
+    with console.progress("export") as progress:
+        results = export(
+            archive,
+            options.images or None,
+            Path(options.output),
+            format=options.format,
+            words=options.words,
+            tell=say,
+            progress=progress.update,
+        )
+    failed = [done for done in results if done.status == "failed"]
+    code = worst(done.exit_code for done in failed)
+    size = sum(done.bytes for done in results)
+    console.record(
+        "total",
+        files=len(results),
+        written=sum(done.status == "written" for done in results),
+        present=sum(done.status == "present" for done in results),
+        failed=len(failed),
+        bytes=size,
+        exit_code=code,
+    )
+    console.line(f"{len(results)} files, {len(failed)} failed, {human_bytes(size)}")
+    return code
+
+
+def verify_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault verify``"""
+    from tilevault.workflows.verify import verify
+
+    archive = _open(options.archive)
+    with console.progress("verify", unit="images") as progress:
+        result = verify(
+            archive,
+            options.images or None,
+            depth=options.depth,
+            sample=options.sample,
+            seed=options.seed,
+            against=None if options.against is None else Path(options.against),
+            workers=options.workers,
+            tell=partial(_say_verified, console),
+            progress=progress.update,
+        )
+    console.record("total", **vars(result))
+    console.line(
+        f"{result.images} images, {result.checked} of {result.expected} checked ({result.depth}), "
+        + (f"{result.damage} damaged" if result.damage else "no damage found")
+        + f", {result.seconds:.1f} s"
+    )
+    return result.exit_code
+
+
+def _say_verified(console: Console, record: "Record") -> None:
+    """One record of `verify`: as JSON, an image and each damage are lines of their own."""
+    from tilevault.workflows.verify import Damage, ImageVerified, Note, ReceiptChecked
+
+    match record:
+        case ImageVerified():
+            fields = {key: value for key, value in vars(record).items() if key != "damage"}
+            console.record("image", **fields, damage=len(record.damage))
+            name = printable(record.name or "", 60)
+            counts = f"{record.checked} of {record.expected} checked"
+            console.line(f"{record.status:<9} {record.image[:12]}  {name}  {counts}")
+            for damage in record.damage:
+                _say_verified(console, damage)
+        case Damage():
+            console.record("damage", **vars(record))
+            console.line(f"damaged   {record.image[:12]}  {_place(record)}: {printable(record.message, 300)}")
+        case ReceiptChecked():
+            console.record("receipt", **vars(record))
+            console.line(f"{record.status:<9} {record.image[:12]}  {printable(record.message)}")
+        case Note():
+            console.record("note", **vars(record))
+            console.line(f"note      {printable(record.message)}")
+
+
+def _place(damage: "Damage") -> str:
+    parts = [damage.kind]
+    if damage.level is not None:
+        parts.append(f"level {damage.level}")
+    if damage.index is not None:
+        what = "tile" if damage.kind == "tile" else "chunk"
+        parts.append(f"{what} {','.join(map(str, damage.index))}")
+    if damage.window is not None:
+        spans = zip(damage.window["start"], damage.window["stop"], strict=True)
+        parts.append("samples " + ",".join(f"{a}:{b}" for a, b in spans))
+    if damage.source is not None:
+        parts.append(printable(damage.source, 80))
+    return ", ".join(parts)
+
+
+def rm_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault rm``"""
+    archive = _open(options.archive)
+    images = [archive[name] for name in options.images]
+    if not options.yes and not _confirmed(images, console):
+        console.note("tilevault: nothing was removed")
+        return InvalidRequest.exit_code
+    codes = []
+    for image in {image.id: image for image in images}.values():
+        try:
+            archive.remove(image.id)
+        except TilevaultError as failure:
+            console.error(failure, image=image.id)
+            codes.append(failure.exit_code)
+            continue
+        console.record("removed", image=image.id, name=image.summary.get("name"))
+        console.line(f"removed {image.id[:12]}  {printable(image.summary.get('name', ''))}")
+    return worst(codes)
+
+
+def _confirmed(images: Iterable[Any], console: Console) -> bool:
+    if not sys.stdin.isatty():
+        raise InvalidRequest("rm asks before it removes, and there is no terminal to ask on: say --yes")
+    for image in images:
+        summary = image.summary
+        size = human_bytes(summary.get("bytes_source", 0))
+        console.note(f"{image.id[:12]}  {printable(summary.get('name', ''))}  {size}")
+    console.err.write("Remove these images and the files they were made of? [y/N] ")
+    console.err.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def doctor_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault doctor``"""
+    from tilevault.workflows.doctor import examine
+
+    return examine(options.archive, console)

@@ -1,0 +1,252 @@
+"""What a command says: results on standard output, everything else on standard error.
+
+Results are either one JSON object per line or text for people. Names in an archive come from outside
+(patient names, file names), so text for people passes `printable`, which leaves no escape sequence, and
+JSON is pure ASCII.
+"""
+
+import json
+import math
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, TextIO
+
+from tilevault.codecs.errors import TilevaultError
+
+__all__ = ["Console", "Progress", "human_bytes", "jsonable", "printable"]
+
+PLAIN_INTERVAL = 5.0
+"""Seconds between progress lines where there is no terminal."""
+
+
+def printable(value: object, limit: int | None = None) -> str:
+    """``value`` as one line of text without control, format or unassigned characters.
+
+    Such characters appear as their escapes (``\\x1b``), other spaces as a space; what is longer than
+    ``limit`` characters is cut in its middle.
+    """
+    text = "".join(_visible(char) for char in str(value))
+    if limit is not None and len(text) > limit:
+        tail = (limit - 1) // 2
+        text = f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
+    return text
+
+
+def _visible(char: str) -> str:
+    if char.isprintable():
+        return char
+    if unicodedata.category(char) == "Zs":
+        return " "
+    code = ord(char)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def human_bytes(count: float) -> str:
+    """``count`` in powers of 1000: ``"12.3 MB"``."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 999.5 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+
+
+def jsonable(value: Any) -> Any:
+    """``value`` with JSON types only; what JSON lacks becomes ``"NaN"``, ``"Infinity"``, ``"-Infinity"``."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "NaN"
+        return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(item) for item in value]
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    return str(value) if isinstance(value, PurePath) or not hasattr(value, "name") else str(value.name)
+
+
+class Console:
+    """Where a command writes: one object per run, passed to every command."""
+
+    def __init__(
+        self, json_lines: bool = False, out: TextIO | None = None, err: TextIO | None = None
+    ) -> None:
+        self.json_lines = json_lines
+        self.out = sys.stdout if out is None else out
+        self.err = sys.stderr if err is None else err
+
+    def record(self, kind: str, **fields: Any) -> None:
+        """One JSON line ``{"type": kind, ...}``; nothing when text is wanted."""
+        if self.json_lines:
+            self._write(json.dumps({"type": kind, **jsonable(fields)}, ensure_ascii=True, allow_nan=False))
+
+    def line(self, text: str = "") -> None:
+        """One line of text for people; nothing when JSON is wanted."""
+        if not self.json_lines:
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        self.out.write(text + "\n")
+        # Whoever reads a pipe of records wants each one when it happens.
+        if self.json_lines:
+            self.out.flush()
+
+    def note(self, text: str) -> None:
+        """One line on standard error."""
+        self.err.write(text + "\n")
+        self.err.flush()
+
+    def error(self, failure: TilevaultError, **context: Any) -> None:
+        """Report ``failure``: a JSON record of type ``error`` (if wanted), and a line on standard error."""
+        fields = {**failure.details, **context}
+        fields.update(code=failure.code, message=failure.message, exit_code=failure.exit_code)
+        fields["retryable"] = failure.retryable
+        self.record("error", **fields)
+        self.note(f"tilevault: {failure.code}: {printable(failure.message)}")
+
+    def table(self, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> None:
+        """A table for people: ``columns`` are (heading, "left" | "right"). Never cut where not a terminal."""
+        if self.json_lines:
+            return
+        from rich import box
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for i, (heading, justify) in enumerate(columns):
+            table.add_column(
+                heading,
+                justify="right" if justify == "right" else "left",
+                no_wrap=True,
+                overflow="ellipsis",
+                min_width=8 if i == 0 else None,
+            )
+        cells = [[printable(cell) for cell in row] for row in rows]
+        for row in cells:
+            table.add_row(*(Text(cell) for cell in row))
+        terminal = _is_terminal(self.out)
+        width = (
+            None
+            if terminal
+            else 4
+            + sum(
+                3 + max([len(columns[i][0]), *(2 * len(row[i]) for row in cells)])
+                for i in range(len(columns))
+            )
+        )
+        RichConsole(file=self.out, width=width, highlight=False, emoji=False, markup=False).print(table)
+
+    def fields(self, pairs: Iterable[tuple[str, object]], indent: int = 0) -> None:
+        """Aligned ``name  value`` lines for people; pairs whose value is None are left out."""
+        shown = [(name, printable(value)) for name, value in pairs if value is not None]
+        width = max((len(name) for name, _ in shown), default=0)
+        for name, value in shown:
+            self.line(f"{' ' * indent}{name:<{width}}  {value}")
+
+    def progress(self, title: str, unit: str = "files") -> "Progress":
+        """A progress display on standard error; with JSON only where standard error is a terminal."""
+        return Progress(title, self.err, not self.json_lines or _is_terminal(self.err), unit)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return bool(getattr(stream, "isatty", lambda: False)())
+
+
+class Progress:
+    """Progress of one command: a live display on a terminal, a line every few seconds elsewhere.
+
+    ``update`` takes running totals and may be called from any thread at any rate.
+    """
+
+    def __init__(self, title: str, stream: TextIO, enabled: bool = True, unit: str = "files") -> None:
+        self.title = title
+        self.stream = stream
+        self.enabled = enabled
+        self.unit = unit
+        self.started = time.monotonic()
+        self._spoken = self.started
+        self._live: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "Progress":
+        if self.enabled and _is_terminal(self.stream):
+            self._live = _live_display(self.stream)
+            self._task = self._live.add_task(
+                self.title, total=None, counts="", size="", rate="", ratio="", message=""
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(
+        self,
+        files: int = 0,
+        files_total: int | None = None,
+        bytes_done: int = 0,
+        bytes_total: int | None = None,
+        bytes_stored: int = 0,
+        message: str = "",
+        title: str | None = None,
+    ) -> None:
+        """Show running totals; unknown totals are None or 0."""
+        if not self.enabled:
+            return
+        counts = f"{files}/{files_total} {self.unit}" if files_total else f"{files} {self.unit}"
+        size = human_bytes(bytes_done) if bytes_done or bytes_total else ""
+        size += f" of {human_bytes(bytes_total)}" if bytes_total else ""
+        seconds = max(time.monotonic() - self.started, 1e-3)
+        rate = f"{bytes_done / seconds / 1e6:.1f} MB/s" if bytes_done else ""
+        ratio = f"ratio {bytes_done / bytes_stored:.2f}" if bytes_stored and bytes_done else ""
+        done, total = (bytes_done, bytes_total) if bytes_total else (files, files_total)
+        if self._live is not None:
+            self._live.update(
+                self._task,
+                description=title or self.title,
+                completed=done,
+                total=total or None,
+                counts=counts,
+                size=size,
+                rate=rate,
+                ratio=ratio,
+                message=printable(message, 40),
+            )
+        elif time.monotonic() - self._spoken >= PLAIN_INTERVAL:
+            self._spoken = time.monotonic()
+            left = f"about {seconds * (total - done) / done:.0f} s left" if total and done else ""
+            parts = [counts, size, rate, ratio, left, printable(message, 60)]
+            self.stream.write(f"{title or self.title}: " + ", ".join(part for part in parts if part) + "\n")
+            self.stream.flush()
+
+
+def _live_display(stream: TextIO) -> Any:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    texts = [
+        TextColumn("{task.fields[" + name + "]}", markup=False)
+        for name in ("counts", "size", "rate", "ratio", "message")
+    ]
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        *texts[:4],
+        TimeRemainingColumn(),
+        texts[4],
+        console=RichConsole(file=stream, highlight=False, emoji=False),
+        transient=True,
+        refresh_per_second=8,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
