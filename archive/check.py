@@ -11,10 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tilevault.archive.blobs import check_key
+from tilevault.archive.blobs import BlobStat, LocalBlobs, check_key
 from tilevault.archive.image import Window
 from tilevault.archive.manifest import ManifestObject
-from tilevault.codecs.errors import IntegrityError, InvalidRequest, TilevaultError, UnsafeName
+from tilevault.codecs.errors import (
+    IntegrityError,
+    InvalidRequest,
+    TileMissing,
+    TilevaultError,
+    UnsafeName,
+)
 
 if TYPE_CHECKING:
     from tilevault.archive.store import Image
@@ -101,15 +107,26 @@ def _extra(image: "Image") -> Iterator[Finding]:
 def _object(image: "Image", entry: ManifestObject, depth: str) -> Iterator[Finding]:
     key = f"{image.prefix}/{entry.key}"
     try:
-        size = image.archive.blobs.size(check_key(key))
-        if size is None:
-            yield from _places(image, entry, "missing", f"{entry.key} is missing")
-        elif depth != "exists" and size != entry.size:
-            yield from _places(image, entry, "size", f"{entry.key} has {size} bytes instead of {entry.size}")
-        elif depth in ("digest", "pixels") and image.archive.blobs.digest(key).sha256 != entry.sha256:
+        found = _look(image.archive.blobs, check_key(key), depth)
+        if depth != "exists" and found.size != entry.size:
+            message = f"{entry.key} has {found.size} bytes instead of {entry.size}"
+            yield from _places(image, entry, "size", message)
+        elif found.sha256 not in ("", entry.sha256):
             yield from _places(image, entry, "digest", f"{entry.key} does not match its digest")
+    except TileMissing:
+        yield from _places(image, entry, "missing", f"{entry.key} is missing")
     except (IntegrityError, UnsafeName) as error:
         yield Finding(image.id, "digest", entry.key, error.message)
+
+
+def _look(blobs: LocalBlobs, key: str, depth: str) -> BlobStat:
+    """What lies under a key, its digest only at a depth that asks for it."""
+    if depth in ("digest", "pixels"):
+        return blobs.digest(key)
+    size = blobs.size(key)
+    if size is None:
+        raise TileMissing(f"{key} is missing", object=key)
+    return BlobStat(size, "")
 
 
 def _places(image: "Image", entry: ManifestObject, kind: str, message: str) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ values or with an error of ours, never with anything else.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import pairwise
@@ -40,6 +41,7 @@ from tilevault.codecs.errors import (
 __all__ = ["Archive", "Image"]
 
 _ARCHIVE = "archive.json"
+_ID = re.compile("[0-9a-f]{32}")
 _FORMAT = {"format": "tilevault", "version": FORMAT_VERSION, "digests": ["sha256", "blake3-128", "crc32c"]}
 
 
@@ -95,7 +97,13 @@ class Archive(Mapping[str, "Image"]):
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._exists(name)
+        if not isinstance(name, str):
+            return False
+        try:
+            commit = self.newest_commit(self._find(name))
+        except ImageNotFound:
+            return False
+        return commit is not None and commit.generation is not None
 
     def __getitem__(self, name: str) -> "Image":
         """The image of an id, an unambiguous prefix of one, a SeriesInstanceUID, or a source's name.
@@ -172,17 +180,10 @@ class Archive(Mapping[str, "Image"]):
         stems = [name.removesuffix(".json") for name in self.blobs.names(f"commits/{image}")]
         return sorted(int(stem) for stem in stems if stem.isdecimal() and len(stem) < 10)
 
-    def _exists(self, name: str) -> bool:
-        try:
-            self._find(name)
-        except ImageNotFound:
-            return False
-        return True
-
     def _find(self, name: str) -> str:
-        ids = list(self)
-        if name in ids:
+        if _ID.fullmatch(name) and self._commit_numbers(name):
             return name
+        ids = list(self)
         found = [i for i in ids if i.startswith(name)] if len(name) >= 4 else []
         if not found:
             found = [i for i in ids if self._answers_to(i, name)]

@@ -23,7 +23,7 @@ __all__ = ["PixelLayout", "pack_frames", "read_rows"]
 PIECE_BYTES = 32 << 20
 """Bytes of words that are packed at a time."""
 ROW_STEP = 512
-"""Bands of rows are multiples of this where they can be: the tile's side, so that no tile is decoded twice."""
+"""Bands of rows are multiples of this where they can be (the tile's side), so no tile is decoded twice."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ class PixelLayout:
         return np.dtype(f"{kind}{self.itemsize}")
 
     @property
+    def _coded(self) -> np.dtype[Any]:
+        return self.dtype.newbyteorder(">" if self.big_endian else "<")
+
+    @property
     def frame_bits(self) -> int:
         """Bits that one frame occupies."""
         return self.rows * self.columns * self.planes * self.bits_allocated
@@ -81,10 +85,9 @@ class PixelLayout:
         if self.bits_allocated == 1:
             bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little", count=skip + count)
             return bits[skip:]
-        order = ">" if self.big_endian else "<"
         size = self.bits_allocated // 8
         if size == self.itemsize:
-            return np.frombuffer(raw, self.dtype.newbyteorder(order), count).astype(self.dtype, copy=False)
+            return np.frombuffer(raw, self._coded, count).astype(self.dtype, copy=False)
         octets = np.frombuffer(raw, np.uint8, count * size).reshape(count, size)
         wide = np.zeros((count, self.itemsize), np.uint8)
         wide[:, :size] = octets[:, ::-1] if self.big_endian else octets
@@ -92,10 +95,9 @@ class PixelLayout:
 
     def pack(self, words: NDArray[Any]) -> bytes:
         """Logical bytes of words in the order in which they lie (not for 1-bit samples)."""
-        order = ">" if self.big_endian else "<"
         size = self.bits_allocated // 8
         if size == self.itemsize:
-            return words.astype(self.dtype.newbyteorder(order), copy=False).tobytes()
+            return words.astype(self._coded, copy=False).tobytes()
         wide = np.ascontiguousarray(words.astype(self.dtype.newbyteorder("<"), copy=False))
         octets = wide.reshape(-1).view(np.uint8).reshape(-1, self.itemsize)[:, :size]
         return (octets[:, ::-1] if self.big_endian else octets).tobytes()

@@ -1,7 +1,6 @@
 """GeoTIFF in, GeoTIFF out: what is read is what rasterio reads, what is written equals what was read."""
 
 import hashlib
-import os
 import stat
 import warnings
 from collections.abc import Iterator
@@ -23,10 +22,10 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.rpc import RPC
 from rio_cogeo.cogeo import cog_validate
-from tiff_builder import ASCII, BYTE, DOUBLE, LONG, SHORT, page, tiff
 
+from tiff_builder import ASCII, BYTE, DOUBLE, page, tiff
 from tilevault.archive.formats import SourceImage, geotiff
-from tilevault.archive.formats.geotiff_write import compare, prove_metadata, write_cog, write_original
+from tilevault.archive.formats.geotiff import compare, prove_metadata, write_cog, write_original
 from tilevault.archive.image import Window
 from tilevault.codecs.errors import (
     Conflict,
@@ -103,7 +102,7 @@ def round_trip(path: Path, cog: bool = False) -> SourceImage:
         write_original(out, image, reader.read, reader.read_mask, reader.verbatim(0))
         assert compare(path, out) == []
         if image.round_trip == "file-exact":
-            data = b"".join(geotiff.rebuild(image.sources[0], reader.verbatim(0), reader.read))
+            data = b"".join(geotiff.rebuild(image.sources[0], reader.verbatim(0), reader))
             assert data == path.read_bytes()
         if cog:
             made = path.with_name("cog.tif")
@@ -205,8 +204,11 @@ def test_byte_orders_and_bigtiff(
 @pytest.mark.parametrize("compress", ["none", "deflate", "zstd"])
 @pytest.mark.parametrize(
     ("nbits", "dtype"),
-    [(1, "uint8"), (2, "uint8"), (4, "uint8"), (7, "uint8")]
-    + [(9, "uint16"), (12, "uint16"), (15, "uint16"), (20, "uint32"), (31, "uint32")],
+    [
+        *((bits, "uint8") for bits in (1, 2, 4, 7)),
+        *((bits, "uint16") for bits in (9, 12, 15)),
+        *((bits, "uint32") for bits in (20, 31)),
+    ],
 )
 def test_odd_bit_depths_keep_their_depth(tmp_path: Path, nbits: int, dtype: str, compress: str) -> None:
     image = noise((2, 37, 51), dtype) & np.array((1 << nbits) - 1, dtype)
@@ -217,7 +219,7 @@ def test_odd_bit_depths_keep_their_depth(tmp_path: Path, nbits: int, dtype: str,
 
 
 def test_half_floats_are_archived_as_rasterio_reads_them(tmp_path: Path) -> None:
-    image = noise((1, 20, 30), "float32").astype("float16").astype("float32")
+    image = noise((1, 20, 30), "uint16").view("float16").astype("float32")
     assert round_trip(write(tmp_path / "image.tif", image, nbits=16)).round_trip == "metadata-exact"
 
 
@@ -414,8 +416,8 @@ def test_ground_control_points(tmp_path: Path) -> None:
 
 def test_rational_polynomials(tmp_path: Path) -> None:
     rpc = RPC(
-        height_off=100, height_scale=500, lat_off=48.5, lat_scale=0.25, long_off=2.5, long_scale=0.5, line_off=10,
-        line_scale=10, samp_off=15, samp_scale=15, line_num_coeff=[1e-3 * i for i in range(20)],
+        height_off=100, height_scale=500, lat_off=48.5, lat_scale=0.25, long_off=2.5, long_scale=0.5,
+        line_off=10, line_scale=10, samp_off=15, samp_scale=15, line_num_coeff=[1e-3 * i for i in range(20)],
         line_den_coeff=[1.0] + [0.0] * 19, samp_num_coeff=[0.1] * 20, samp_den_coeff=[1.0] + [1e-9] * 19,
         err_bias=None, err_rand=None,
     )  # fmt: skip
@@ -483,7 +485,7 @@ def test_unknown_private_and_exif_tags_survive(tmp_path: Path) -> None:
         for _, value in tags.values():
             raw = value if isinstance(value, bytes) else np.array(value, f"{order}f8").tobytes()
             assert raw in out.read_bytes()
-        round_trip(path) if False else out.unlink()
+        out.unlink()
 
 
 def test_plain_files_are_rebuilt_with_all_their_oddities(tmp_path: Path) -> None:
@@ -524,11 +526,9 @@ def test_sidecars_are_kept_whole_and_not_interpreted(tmp_path: Path) -> None:
     path = write(tmp_path / "image.tif", noise((20, 30), "uint8"))
     for name in SIDECARS:
         (tmp_path / name).write_bytes(b"1\n0\n0\n-1\n0\n0\n" + name.encode())
-    (tmp_path / "other.tfw").write_bytes(b"not ours")
     files = geotiff.scan(path, "folder/image.tif")
-    assert [f.name for f in files] == ["folder/image.tif"] + [
-        f"folder/{n}" for n in sorted(SIDECARS, key=[f.name.split("/")[1] for f in files[1:]].index)
-    ]
+    assert files[0].name == "folder/image.tif"
+    assert {f.name for f in files[1:]} == {f"folder/{name}" for name in SIDECARS}
     assert {f.format for f in files[1:]} == {"sidecar"}
     image = geotiff.assemble(files)[0][0]
     assert image.info is not None
@@ -579,7 +579,7 @@ def test_a_source_that_is_replaced_is_noticed(tmp_path: Path) -> None:
     image = scanned(path)
     with geotiff.open_reader(image) as reader:
         other = write(tmp_path / "other.tif", noise((20, 30), "uint8", 1))
-        os.replace(other, path)
+        other.replace(path)
         with pytest.raises(SourceChanged):
             reader.read(everything(image))
 
@@ -626,13 +626,14 @@ def test_damaged_verbatim_streams_are_refused(tmp_path: Path) -> None:
         kept = b"".join(reader.verbatim(0))
         words = reader.read(everything(image))
 
-        def read(window: Window) -> Array:
-            return words[window.slices]
+        class Stored:
+            def read(self, window: Window) -> Array:
+                return words[window.slices]
 
-        assert b"".join(geotiff.rebuild(image.sources[0], iter([kept]), read)) == path.read_bytes()
+        assert b"".join(geotiff.rebuild(image.sources[0], iter([kept]), Stored())) == path.read_bytes()
         for end in range(len(kept)):
             with pytest.raises(ManifestCorrupt):
-                b"".join(geotiff.rebuild(image.sources[0], iter([kept[:end]]), read))
+                b"".join(geotiff.rebuild(image.sources[0], iter([kept[:end]]), Stored()))
 
 
 def test_compare_sees_every_difference(tmp_path: Path) -> None:
@@ -653,7 +654,7 @@ def test_compare_sees_every_difference(tmp_path: Path) -> None:
         (image, {"nodata": 2}, "nodata"),
         (image, {"crs": CRS.from_epsg(32634)}, "crs_wkt"),
         (image, {"transform": Affine(10, 0, 5e5 + 1, 0, -10, 5e6)}, "transform"),
-        (image.astype("float64"), {}, "dtypes"),
+        (image.view("uint32"), {}, "dtypes"),
         (image[:1], {}, "bands"),
     ]
     for other, settings_, what in cases:
@@ -665,7 +666,7 @@ def test_compare_sees_every_difference(tmp_path: Path) -> None:
 def test_proof_names_what_an_export_would_lose(tmp_path: Path) -> None:
     image = scanned(write(tmp_path / "image.tif", noise((20, 30), "uint8")))
     record = image.sources[0].record
-    record["raster"]["tags"][""]["INVENTED"] = "1"  # type: ignore[index]
+    record["raster"]["tags"]["INVENTED"] = {"a": "1"}
     with pytest.raises(VerifyAfterEncodeFailed, match="INVENTED"):
         prove_metadata(image)
 
@@ -713,7 +714,10 @@ def test_any_plain_image_comes_back(
     image = noise(shape if shape[0] > 1 else shape[1:], dtype, data.draw(st.integers(0, 99)))
     built = tiff(
         [page(image, order=order, planar=data.draw(st.booleans()), **blocks)],
-        order=order, big=big, directories_first=data.draw(st.booleans()), gap=b"\0" * data.draw(st.integers(0, 5)),
+        order=order,
+        big=big,
+        directories_first=data.draw(st.booleans()),
+        gap=b"\0" * data.draw(st.integers(0, 5)),
     )  # fmt: skip
     path = tmp_path / "image.tif"
     path.write_bytes(built.data)

@@ -178,12 +178,13 @@ def test_assert_does_not_guard_input(path: Path) -> None:
 
 @each_module()
 def test_nothing_is_left_for_later(path: Path) -> None:
-    left = [
-        f"{name_of(path)}:{number}: {line.strip()}"
-        for number, line in enumerate(path.read_text().splitlines(), 1)
-        if re.search(r"\b(TODO|FIXME|XXX|HACK)\b", line) or re.search(r"raise NotImplementedError", line)
+    later = r"\b(TODO|FIXME|XXX|HACK)\b"
+    if name_of(path) != "codecs/base.py":  # Zarr's contract asks for it there
+        later += r"|\bNotImplementedError\b"
+    lines = enumerate(path.read_text().splitlines(), 1)
+    assert not [
+        f"{name_of(path)}:{number}: {line.strip()}" for number, line in lines if re.search(later, line)
     ]
-    assert not left
 
 
 # -- names --------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def page(
     absent: Sequence[int] = (),
     tags: Mapping[int, Value | None] | None = None,
 ) -> Page:
-    """An uncompressed page of a (y, x) or (c, y, x) image; ``tags`` are added, replaced or (None) left out."""
+    """An uncompressed page of a (y, x) or (c, y, x) image; ``tags`` are added, replaced or (None) dropped."""
     planes = image[np.newaxis] if image.ndim == 2 else image
     samples, height, width = planes.shape
     file_dtype = image.dtype.newbyteorder(order)

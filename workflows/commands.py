@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 ADD_STATUSES = ("added", "extended", "present", "planned", "failed")
+EXPORT_STATUSES = ("written", "present", "skipped", "failed")
 GRAVITY = (70, 4, 6, 5, 7, 8, 3)
 """Exit codes of failures, gravest first: a fault of ours, damage, then what an operator can mend."""
 
@@ -144,7 +145,8 @@ def _report_add(result: "AddResult", code: int, console: Console) -> None:
             console.line(f"          {printable(warning, 160)}")
     for file in result.files:
         console.record("file", source=file.source, status=file.status, code=file.code, reason=file.reason)
-        console.line(f"{file.status:<9} {printable(file.source)}: {printable(file.reason, 200)}")
+        reason = file.reason.removeprefix(f"{file.source}: ")
+        console.line(f"{file.status:<9} {printable(file.source)}: {printable(reason, 200)}")
     totals = {**result.totals, "exit_code": code}
     console.record("total", **totals)
     console.line(_totals_line(totals))
@@ -155,20 +157,26 @@ def _image_line(image: Any) -> str:
     told = f"{image.status:<9} {(image.image or '')[:12]:<12}  {printable(image.name, 60)}"
     if image.status == "failed":
         return f"{told}: {image.code}: {printable(image.reason, 300)}"
-    count = len(image.sources)
-    files = f"{count} file{'s' if count != 1 else ''}"
-    return f"{told}  {files}, {human_bytes(image.bytes_source)}{ratio}, {image.round_trip}"
+    size = f"{_counted(len(image.sources), 'file')}, {human_bytes(image.bytes_source)}{ratio}"
+    return f"{told}  {size}, {image.round_trip}"
 
 
 def _totals_line(totals: dict[str, Any]) -> str:
     parts = [f"{totals[name]} {name}" for name in ADD_STATUSES if totals.get(name)]
-    parts += [f"{totals[name]} files {name}" for name in ("skipped", "rejected") if totals.get(name)]
+    parts += [
+        f"{_counted(totals[name], 'file')} {name}" for name in ("skipped", "rejected") if totals.get(name)
+    ]
     source, stored, seconds = (totals.get(k, 0) for k in ("bytes_source", "bytes_stored", "seconds"))
     if stored:
         parts.append(f"{human_bytes(source)} in {human_bytes(stored)} (ratio {source / stored:.2f})")
     if seconds:
         parts.append(f"{seconds:.1f} s, {source / seconds / 1e6:.1f} MB/s")
-    return f"{totals.get('images', 0)} images of {totals.get('files', 0)} files: " + ", ".join(parts)
+    images, files = _counted(totals.get("images", 0), "image"), _counted(totals.get("files", 0), "file")
+    return f"{images} of {files}: " + ", ".join(parts)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def ls_command(options: argparse.Namespace, console: Console) -> int:
@@ -210,10 +218,8 @@ def export_command(options: argparse.Namespace, console: Console) -> int:
 
     def say(done: Exported) -> None:
         console.record("export", **done.to_json())
-        text = f"{done.status:<8} {printable(done.path or done.source)}"
-        console.line(
-            text + (f": {done.code}: {printable(done.reason, 300)}" if done.code else f"  {done.proof}")
-        )
+        outcome = f": {done.code}: {printable(done.reason, 300)}" if done.code else f"  {done.proof}"
+        console.line(f"{done.status:<8} {printable(done.source if done.code else done.path)}{outcome}")
 
     archive = _open(options.archive)
     with console.progress("export") as progress:
@@ -226,19 +232,12 @@ def export_command(options: argparse.Namespace, console: Console) -> int:
             tell=say,
             progress=progress.update,
         )
-    failed = [done for done in results if done.status == "failed"]
-    code = worst(done.exit_code for done in failed)
+    code = worst(done.exit_code for done in results)
     size = sum(done.bytes for done in results)
-    console.record(
-        "total",
-        files=len(results),
-        written=sum(done.status == "written" for done in results),
-        present=sum(done.status == "present" for done in results),
-        failed=len(failed),
-        bytes=size,
-        exit_code=code,
-    )
-    console.line(f"{len(results)} files, {len(failed)} failed, {human_bytes(size)}")
+    counts = {status: sum(done.status == status for done in results) for status in EXPORT_STATUSES}
+    console.record("total", files=len(results), **counts, bytes=size, exit_code=code)
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    console.line(f"{_counted(len(results), 'file')}: {told or 'nothing'}, {human_bytes(size)}")
     return code
 
 
@@ -260,11 +259,9 @@ def verify_command(options: argparse.Namespace, console: Console) -> int:
             progress=progress.update,
         )
     console.record("total", **vars(result))
-    console.line(
-        f"{result.images} images, {result.checked} of {result.expected} checked ({result.depth}), "
-        + (f"{result.damage} damaged" if result.damage else "no damage found")
-        + f", {result.seconds:.1f} s"
-    )
+    counts = f"{result.checked} of {result.expected} checked ({result.depth})"
+    found = f"{result.damage} damaged" if result.damage else "no damage found"
+    console.line(f"{_counted(result.images, 'image')}, {counts}, {found}, {result.seconds:.1f} s")
     return result.exit_code
 
 
@@ -282,7 +279,7 @@ def _say_verified(console: Console, record: "Record") -> None:
             for damage in record.damage:
                 _say_verified(console, damage)
         case Damage():
-            console.record("damage", **vars(record))
+            console.record("finding", **vars(record))
             console.line(f"damaged   {record.image[:12]}  {_place(record)}: {printable(record.message, 300)}")
         case ReceiptChecked():
             console.record("receipt", **vars(record))

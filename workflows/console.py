@@ -82,7 +82,7 @@ class Console:
         self.out = sys.stdout if out is None else out
         self.err = sys.stderr if err is None else err
 
-    def record(self, kind: str, **fields: Any) -> None:
+    def record(self, kind: str, /, **fields: Any) -> None:
         """One JSON line ``{"type": kind, ...}``; nothing when text is wanted."""
         if self.json_lines:
             self._write(json.dumps({"type": kind, **jsonable(fields)}, ensure_ascii=True, allow_nan=False))

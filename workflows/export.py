@@ -290,7 +290,7 @@ def _prove(shared: _Export, image: "Image", module: Any, path: Path, metadata: b
     images, rejected = module.assemble([written])
     if rejected or len(images) != 1:
         raise VerifyAfterEncodeFailed(f"{kept.name}: the file that was written is not an image again")
-    if metadata and written.record.get("raster") != json.loads(json.dumps(kept.record.get("raster"))):
+    if metadata and json.loads(json.dumps(written.record.get("raster"))) != kept.record.get("raster"):
         raise VerifyAfterEncodeFailed(f"{kept.name}: the file that was written has other metadata")
     read = _words_reader(shared, image)
     with module.open_reader(images[0]) as reader:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["describe_image", "image_record", "list_images", "short_ids"]
 
 SHORTEST_ID = 8
+LISTED = 16
+"""Entries of a list that are shown."""
 RECORDED = (
     "name",
     "kind",
@@ -29,6 +31,7 @@ RECORDED = (
     "codec",
     "downsampling",
     "levels",
+    "warnings",
 )
 """Keys of a summary that are facts about the stored image; the others are search keys."""
 COLUMNS = (
@@ -142,7 +145,7 @@ def describe_image(image: "Image", console: Console) -> None:
     if console.json_lines:
         return
     for title, pairs in _paragraphs(record):
-        shown = [(name, value) for name, value in pairs if value not in (None, "", [], {})]
+        shown = [(name, value) for name, value in pairs if value not in (None, "")]
         if shown:
             console.line(title)
             console.fields(shown, indent=2)
@@ -169,7 +172,7 @@ def _details(image: "Image") -> dict[str, Any]:
             }
             for f in files
         ],
-        "warnings": sorted({w for f in files for w in f.warnings} | set(image.warnings)),
+        "warnings": sorted({w for f in files for w in f.warnings} | set(image.description.warnings)),
         "pixels": None,
     }
     info = image.info
@@ -241,11 +244,13 @@ def _paragraphs(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str
     pixels = record["pixels"]
     if pixels is not None:
         yield "pixels", _pixel_pairs(record, pixels)
-        yield "conventions", [(key, _flat(value)) for key, value in pixels["attributes"].items()]
+        yield "attributes", [(key, _flat(value)) for key, value in pixels["attributes"].items()]
     sources = record["sources"]
-    shown = [(f"{i}", f"{s['name']}  {s['size']:,} bytes  {s['sha256']}") for i, s in enumerate(sources[:20])]
-    if len(sources) > 20:
-        shown.append(("...", f"{len(sources) - 20} more (all of them with --json)"))
+    shown = [
+        (f"{i}", f"{s['name']}  {s['size']:,} bytes  {s['sha256']}") for i, s in enumerate(sources[:LISTED])
+    ]
+    if len(sources) > LISTED:
+        shown.append(("...", f"{len(sources) - LISTED} more (all of them with --json)"))
     yield f"{len(sources)} source file{'' if len(sources) == 1 else 's'}", list(shown)
 
 
@@ -277,10 +282,15 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
 
 
 def _flat(value: Any) -> str:
-    """A JSON value on one line, cut where it is long."""
+    """A JSON value on one line, cut where it is long; nothing for what is empty."""
     if isinstance(value, Mapping):
-        value = ", ".join(f"{key}={_flat(item)}" for key, item in value.items())
+        parts = [f"{key}={flat}" if key else flat for key, item in value.items() if (flat := _flat(item))]
+        value = ", ".join(parts)
     elif isinstance(value, list | tuple):
-        more = f", ... ({len(value)})" if len(value) > 16 else ""
-        value = ", ".join(_flat(item) for item in value[:16]) + more
-    return printable(value, 160)
+        more = f", ... ({len(value)})" if len(value) > LISTED else ""
+        flats = [_flat(item) for item in value[:LISTED]]
+        value = ", ".join(
+            f"({f})" if isinstance(i, list | dict) else f for f, i in zip(flats, value, strict=False)
+        )
+        value += more
+    return "" if value is None else printable(value, 160)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tilevault.archive.image import ImageInfo
 from tilevault.codecs.errors import TilevaultError
-from tilevault.workflows.placing import temporary_beside
+from tilevault.workflows.placing import placed
 
 if TYPE_CHECKING:
     from tilevault.archive.store import Archive, Image
@@ -61,6 +61,8 @@ class ReportImage:
     """Coded bits per pixel of each tile: (rows, columns) of tiles, or (1, n) along ``bits_along``."""
     bits_along: str = "yx"
     """What the heat map spreads over: ``yx``, or the axis along which single-tile planes are stacked."""
+    tile: tuple[int, int] = (1, 1)
+    """Rows and columns of a tile, in pixels."""
     code: str | None = None
     reason: str | None = None
     warnings: tuple[str, ...] = ()
@@ -108,11 +110,9 @@ def write_report(
     from tilevault.workflows.report_page import render_page
 
     page = render_page(gather(archive, result, thumbnails=thumbnails)).encode("utf-8", "replace")
-    temporary_beside(path, lambda temporary: _write(temporary, page))
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    with placed(path.parent, (path.name,)) as placing:
+        placing.write_pieces(iter((page,)))
+        placing.settle()
 
 
 def gather(archive: "Archive | None", result: "AddResult", *, thumbnails: bool = True) -> Report:
@@ -194,7 +194,8 @@ def _pictured(shown: ReportImage, image: "Image", thumbnails: bool) -> ReportIma
             return shown
         bits, along = _bits_per_pixel(image.quality.bits, image.quality.samples, info)
         picture = _thumbnail(image, info) if thumbnails else None
-        return replace(shown, bits_per_pixel=bits, bits_along=along, thumbnail=picture)
+        rows, columns = image.grid.tile[-2:]
+        return replace(shown, bits_per_pixel=bits, bits_along=along, tile=(rows, columns), thumbnail=picture)
     except TilevaultError as error:
         return replace(shown, warnings=(*shown.warnings, f"{error.code}: {error.message}"))
 

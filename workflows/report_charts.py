@@ -14,10 +14,10 @@ __all__ = ["bar_chart", "data_uri", "heat_map", "share_bar", "text"]
 
 SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Five colours of the viridis scale, dark (few bits) to light (many): ordered for every kind of sight."""
-MAX_CELLS = 128
-"""Tiles along a side of a heat map, at most; larger grids are averaged."""
+HEAT_SIDE = 160
+"""Pixels along the longer side of a heat map."""
 
-CHART_WIDTH, LABEL_WIDTH, VALUE_WIDTH, ROW = 720, 150, 230, 34
+CHART_WIDTH, LABEL_WIDTH, REMARK_WIDTH, ROW = 720, 120, 275, 34
 
 
 def text(value: object, limit: int | None = None) -> str:
@@ -30,29 +30,29 @@ def data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
-def bar_chart(rows: Sequence[tuple[str, float, str]], unit: str) -> str:
-    """Horizontal bars: (label, value, remark); a dashed line marks the value 1."""
+def bar_chart(rows: Sequence[tuple[str, float, str]], name: str, one: str) -> str:
+    """Horizontal bars: (label, value, remark); a dashed line, called ``one``, marks the value 1."""
     top = max([value for _, value, _ in rows] + [1.0])
-    span = CHART_WIDTH - LABEL_WIDTH - VALUE_WIDTH
-    height = ROW * len(rows) + 26
+    span = CHART_WIDTH - LABEL_WIDTH - REMARK_WIDTH
+    height = ROW * len(rows) + 22
     drawn = []
     for i, (label, value, remark) in enumerate(rows):
-        y, width = i * ROW + 6, max(2.0, span * value / top)
-        middle = y + 15
+        y, width = i * ROW + 4, max(2.0, span * value / top)
+        base = y + 16
         drawn.append(
-            f'<text class="label" x="{LABEL_WIDTH - 12}" y="{middle}">{text(label, 20)}</text>'
-            f'<rect class="bar" x="{LABEL_WIDTH}" y="{y}" width="{width:.1f}" height="20" rx="4"/>'
-            f'<text class="value" x="{LABEL_WIDTH + width + 10:.1f}" y="{middle}">{value:.2f}'
-            f'<tspan class="remark" dx="10">{text(remark)}</tspan></text>'
+            f'<text class="label" x="{LABEL_WIDTH - 12}" y="{base}">{text(label, 16)}</text>'
+            f'<rect class="bar" x="{LABEL_WIDTH}" y="{y}" width="{width:.1f}" height="22" rx="4"/>'
+            f'<text class="value" x="{LABEL_WIDTH + width + 10:.1f}" y="{base}">{value:.2f}</text>'
+            f'<text class="remark" x="{CHART_WIDTH}" y="{base}">{text(remark)}</text>'
         )
-    one = LABEL_WIDTH + span / top
+    x = LABEL_WIDTH + span / top
     drawn.append(
-        f'<line class="one" x1="{one:.1f}" y1="0" x2="{one:.1f}" y2="{height - 22}"/>'
-        f'<text class="tick" x="{one:.1f}" y="{height - 6}">1 {text(unit)}</text>'
+        f'<line class="one" x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{height - 18}"/>'
+        f'<text class="tick" x="{x:.1f}" y="{height - 5}">{text(one)}</text>'
     )
     return (
-        f'<svg class="bars" viewBox="0 0 {CHART_WIDTH} {height}" role="img" '
-        f'aria-label="{text(unit)} per modality">{"".join(drawn)}</svg>'
+        f'<svg class="bars" viewBox="0 0 {CHART_WIDTH} {height}" role="img" aria-label="{text(name)}">'
+        f"{''.join(drawn)}</svg>"
     )
 
 
@@ -72,25 +72,23 @@ def share_bar(parts: Sequence[tuple[str, int, str]]) -> str:
     )
 
 
-def heat_map(values: NDArray[np.float64]) -> tuple[bytes, float, float]:
-    """A PNG with one pixel per tile, and the values of its darkest and lightest colour.
+def heat_map(
+    values: NDArray[np.float64], extent: tuple[int, int], tile: tuple[int, int]
+) -> tuple[bytes, float, float]:
+    """A PNG of the tiles in their places, and the values of its darkest and lightest colour.
 
-    ``values``: (rows, columns), finite. Where all tiles cost the same, all have the middle colour.
+    ``values``: (rows, columns) of tiles, finite; ``extent`` and ``tile`` in pixels (y, x): the last row and
+    column of tiles may be narrower. Where all tiles cost the same, all have the middle colour. More tiles
+    than the picture has pixels are sampled.
     """
-    cells = _averaged(values)
-    low, high = float(cells.min()), float(cells.max())
-    place = np.full(cells.shape, 0.5) if low == high else (cells - low) / (high - low)
+    low, high = float(values.min()), float(values.max())
+    place = np.full(values.shape, 0.5) if low == high else (values - low) / (high - low)
+    scale = HEAT_SIDE / max(extent)
+    index = []
+    for n, side, count in zip(extent, tile, values.shape, strict=True):
+        length = max(1, round(n * scale))
+        index.append(np.minimum(((np.arange(length) + 0.5) * n / length).astype(int) // side, count - 1))
+    seen = place[np.ix_(*index)]
     anchors = np.linspace(0, 1, len(SCALE))
-    colours = [np.interp(place, anchors, [colour[i] for colour in SCALE]) for i in range(3)]
+    colours = [np.interp(seen, anchors, [colour[i] for colour in SCALE]) for i in range(3)]
     return png_bytes(np.rint(np.stack(colours, axis=-1)).astype(np.uint8)), low, high
-
-
-def _averaged(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    for axis in (0, 1):
-        n = values.shape[axis]
-        if n > MAX_CELLS:
-            edges = np.linspace(0, n, MAX_CELLS + 1).astype(int)
-            values = np.add.reduceat(values, edges[:-1], axis=axis)
-            sizes = np.diff(edges)
-            values = values / (sizes[:, np.newaxis] if axis == 0 else sizes)
-    return values

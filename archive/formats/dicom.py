@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -62,7 +63,7 @@ __all__ = [
 ]
 
 PAYLOAD_HEAD = struct.Struct("<QQ")
-"""Before the deflated bytes of a stored stream: offset and length of the pixel value in the inflated data set."""
+"""Before the deflated bytes of a stored stream: offset and length of the pixel value in the data set."""
 _WANTED = Wanted(
     values=VALUES,
     sequences=SEQUENCES,
@@ -193,6 +194,7 @@ class DicomReader:
         self._image = image
         self._archived = archived
         self._frames = frames_in_order(image) if image.info is not None else []
+        self._offsets: dict[int, list[int]] = {}
 
     @property
     def info(self) -> ImageInfo:
@@ -270,7 +272,9 @@ class DicomReader:
         with _unchanged(source) as descriptor:
             if source.record["pixels"]["coding"] == "deflated":
                 return _deflated_payload(source, descriptor)
-            return _frame_stream(source, descriptor, frame)
+            if file not in self._offsets:
+                self._offsets = {file: _frame_offsets(source.record)}
+            return _frame_stream(source, descriptor, frame, self._offsets[file][frame])
 
     def verbatim(self, i: int) -> Iterator[bytes]:
         """All bytes of ``sources[i]`` that are no pixels, in file order, in pieces of at most 4 MiB."""
@@ -343,10 +347,14 @@ def _fragments(record: Mapping[str, Any], frame: int) -> list[int]:
     return [entry] if isinstance(entry, int) else list(entry)
 
 
-def _frame_stream(source: SourceFile, descriptor: int, frame: int) -> bytes:
-    offset = source.record["pixels"]["offset"]
-    for before in range(frame):
-        offset += sum(8 + n for n in _fragments(source.record, before))
+def _frame_offsets(record: Mapping[str, Any]) -> list[int]:
+    """File offset of each frame's first item."""
+    pixels = record["pixels"]
+    spans = (sum(8 + n for n in _fragments(record, frame)) for frame in range(pixels["frames"] - 1))
+    return list(accumulate(spans, initial=pixels["offset"]))
+
+
+def _frame_stream(source: SourceFile, descriptor: int, frame: int, offset: int) -> bytes:
     parts = []
     for length in _fragments(source.record, frame):
         parts.append(_pread(descriptor, offset + 8, length))
@@ -365,7 +373,11 @@ def _deflated_payload(source: SourceFile, descriptor: int) -> bytes:
 
 
 def rebuild(file: SourceFile, verbatim: Iterator[bytes], frames: FrameAccess) -> Iterator[bytes]:
-    """The file's bytes, exactly, piece by piece, out of its non-pixel bytes and what is stored of its frames."""
+    """The file's bytes, exactly, piece by piece: its non-pixel bytes and what is stored of its frames.
+
+    ``verbatim``: as `DicomReader.verbatim` gave them, in any pieces. Raises `VerifyAfterEncodeFailed` where
+    what is stored is not of the file's shape.
+    """
     pixels = file.record["pixels"]
     if pixels is None:
         yield from verbatim

@@ -106,7 +106,6 @@ VALUES = frozenset(
         ACQUISITION_NUMBER,
         INSTANCE_NUMBER,
         TRIGGER_TIME,
-        ACQUISITION_TIME,
         GRID_OFFSETS,
         DOSE_SCALING,
         DOSE_UNITS,

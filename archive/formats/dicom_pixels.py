@@ -7,6 +7,7 @@ words (an unknown syntax, packed 12-bit samples, video) is no image: the file is
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 from tilevault.archive.formats.dicom_header import IMAGE, Header
@@ -33,7 +34,7 @@ HALF_CHROMA = frozenset(("YBR_FULL_422", "YBR_PARTIAL_422"))
 EXTENDED_OFFSETS = 0x7FE00001
 
 
-class Opaque(Exception):  # noqa: N818 -- not an error: a reason to keep a file whole
+class Opaque(Exception):
     """The pixel data is not shown as an image; the text says why."""
 
 
@@ -45,14 +46,11 @@ def layout_of(record: Mapping[str, Any]) -> PixelLayout:
 def declared_bytes(header: Header) -> int:
     """Bytes of native pixel data that a header declares, at most; 0 where it does not say."""
     try:
-        bits = header.integer("Rows", 0) * header.integer("Columns", 0) * header.integer("BitsAllocated", 64)
-        return max(
-            0,
-            bits * header.integer("SamplesPerPixel", 1) * max(1, header.integer("NumberOfFrames", 1)) // 8
-            + 2,
-        )
+        names = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames")
+        rows, columns, samples, bits, frames = (header.integer(name, 1) for name in names)
     except InconsistentHeader:
         return 0
+    return max(0, rows * columns * samples * bits * max(1, frames) // 8 + 2)
 
 
 def pixel_record(header: Header, found: Scanned) -> dict[str, Any]:
@@ -128,7 +126,8 @@ def _sample_format(header: Header, allocated: int) -> dict[str, int]:
     signed = header.integer("PixelRepresentation", 0)
     if not (0 < stored <= allocated <= 64 and stored - 1 <= high_bit < allocated) or signed not in (0, 1):
         raise InconsistentHeader(
-            f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high_bit}, PixelRepresentation {signed}"
+            f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high_bit}, "
+            f"PixelRepresentation {signed}"
         )
     if high_bit != stored - 1:
         header.warnings.append(f"HighBit {high_bit} is not BitsStored - 1")
@@ -220,8 +219,9 @@ def check_stream(stream: StreamHeader, facts: Mapping[str, Any]) -> None:
     same = same and stream.samples in (None, facts["samples"])
     if not same or (stream.bits or 0) > facts["allocated"]:
         raise InconsistentHeader(
-            f"frame is coded as {stream.rows} x {stream.columns} x {stream.samples}, {stream.bits} bits; the "
-            f"data set says {facts['rows']} x {facts['columns']} x {facts['samples']}, {facts['allocated']} bits"
+            f"frame is coded as {stream.rows} x {stream.columns} x {stream.samples}, {stream.bits} bits; the"
+            f" data set says {facts['rows']} x {facts['columns']} x {facts['samples']}, "
+            f"{facts['allocated']} bits"
         )
 
 
@@ -267,7 +267,7 @@ def _starts(fragments: Sequence[Fragment], offsets: Sequence[int]) -> list[int]:
         places[at] = i
         at += 8 + fragment.length
     starts = [places.get(offset, -1) for offset in offsets]
-    ascending = all(a < b for a, b in zip(starts, starts[1:], strict=False))
+    ascending = all(a < b for a, b in pairwise(starts))
     return starts if ascending and starts[0] == 0 else []
 
 

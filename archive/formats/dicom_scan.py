@@ -319,13 +319,14 @@ class _Scanner:
         """Walk to the end of the source."""
         while self.levels:
             level = self.levels[-1]
-            if level.end is not None and self.source.offset >= level.end:
-                self.levels.pop()
-            elif len(self.levels) == 1 and self.source.at_end():
+            outermost = len(self.levels) == 1
+            if level.end is not None and self.source.offset > level.end:
+                raise InconsistentHeader("an element reaches beyond its sequence", offset=level.end)
+            if self.source.at_end() if outermost else self.source.offset == level.end:
                 self.levels.pop()
             elif level.of_items:
                 self.item(level)
-            elif len(self.levels) == 1 and self.source.peek(4) == b"\0\0\0\0":
+            elif outermost and self.source.peek(4) == b"\0\0\0\0":
                 self.zero_padding()
             else:
                 self.element(level)

@@ -7,10 +7,10 @@ one image; overviews and the mask belong to it, a second full-size image makes t
 """
 
 import contextlib
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,6 +53,7 @@ from tilevault.archive.formats.geotiff_layout import (
 )
 from tilevault.archive.formats.geotiff_search import image_attributes, search_values
 from tilevault.archive.formats.geotiff_sidecar import find_sidecars
+from tilevault.archive.formats.geotiff_write import compare, prove_metadata, write_cog, write_original
 from tilevault.archive.image import ImageInfo, Window, Words
 from tilevault.codecs.errors import (
     InconsistentHeader,
@@ -65,11 +66,15 @@ from tilevault.codecs.errors import (
 __all__ = [
     "GeoTiffReader",
     "assemble",
+    "compare",
     "open_reader",
+    "prove_metadata",
     "rebuild",
     "recognizes",
     "scan",
     "window_inputs",
+    "write_cog",
+    "write_original",
 ]
 
 MAX_WARNINGS = 8
@@ -277,21 +282,24 @@ def _info(name: str, record: Mapping[str, Any]) -> ImageInfo:
 
 
 def _nodata(value: Any, text: str | None, dtype: np.dtype[Any]) -> float | int | None:
-    """The value that marks absent samples; None where no sample can have it."""
-    if value is None or text is None:
+    """The value that marks absent samples; None where no sample can have it.
+
+    Integers from the text of the tag, exactly: GDAL gives them as doubles, NaN among them as 0.
+    """
+    if text is None:
         return None
     if dtype.kind in "ui":
-        with contextlib.suppress(ValueError):
-            exact = int(text.strip())
-            limits = np.iinfo(dtype)
-            return exact if limits.min <= exact <= limits.max else None
-        number = float(value) if not isinstance(value, str) else math.nan
-        whole = math.isfinite(number) and number.is_integer()
+        try:
+            number = Decimal(text.strip())
+        except InvalidOperation:
+            return None
         limits = np.iinfo(dtype)
-        return int(number) if whole and limits.min <= number <= limits.max else None
+        if not number.is_finite() or not limits.min <= number <= limits.max or number % 1:
+            return None
+        return int(number)
     if isinstance(value, str):
         return float(np.frombuffer(bytes.fromhex(value.removeprefix("float64:")), ">f8")[0])
-    return float(value)
+    return None if value is None else float(value)
 
 
 class GeoTiffReader:

@@ -72,7 +72,7 @@ class _Collect(logging.Handler):
             heard.append(record.getMessage())
 
 
-logging.getLogger("rasterio._env").addHandler(_Collect(logging.WARNING))
+logging.getLogger("rasterio").addHandler(_Collect(logging.WARNING))
 
 
 @contextlib.contextmanager

@@ -105,9 +105,9 @@ def geographic_bounds(raster: Mapping[str, Any]) -> list[float] | None:
     except InputRejected:
         return None
     box = [west, south, east, north]
-    if not all(math.isfinite(v) for v in box):
-        return None
-    return box
+    # Some files call metres degrees.
+    sound = all(math.isfinite(v) and abs(v) <= 360 for v in box) and abs(south) <= 90.5 and abs(north) <= 90.5
+    return box if sound else None
 
 
 def _native_bounds(raster: Mapping[str, Any]) -> tuple[Bounds, str | None] | None:

@@ -46,32 +46,48 @@ class BitWriter {
     if (out_.size() < at_ + bits / 8 + 16) out_.resize(at_ + bits / 8 + 16 + out_.size() / 2);
   }
 
-  // At most 57 bits between two flushes; value has no bits above count.
-  void put(uint64_t value, unsigned count) {
-    held_ |= value << fill_;
-    fill_ += count;
-  }
+  // The writer's state in registers, for a hot loop whose bits are reserved.
+  class Cursor {
+   public:
+    explicit Cursor(BitWriter& w) : w_(w), p_(w.out_.data() + w.at_), held_(w.held_), fill_(w.fill_) {}
 
-  void flush() {
-    store_le64(out_.data() + at_, held_);
-    const unsigned bytes = fill_ >> 3;
-    at_ += bytes;
-    held_ = bytes == 8 ? 0 : held_ >> (8 * bytes);
-    fill_ &= 7;
-  }
+    // At most 57 bits between two flushes; value has no bits above count.
+    void put(uint64_t value, unsigned count) {
+      held_ |= value << fill_;
+      fill_ += count;
+    }
+    void flush() {
+      store_le64(p_, held_);
+      p_ += fill_ >> 3;
+      held_ >>= fill_ & 56u;  // fill < 64: never all of it
+      fill_ &= 7;
+    }
+    void give_back() {
+      w_.at_ = static_cast<size_t>(p_ - w_.out_.data());
+      w_.held_ = held_;
+      w_.fill_ = fill_;
+    }
+
+   private:
+    BitWriter& w_;
+    uint8_t* p_;
+    uint64_t held_;
+    unsigned fill_;
+  };
 
   // For headers and tables, where speed does not matter. count <= 32.
   void put_slow(uint64_t value, unsigned count) {
     reserve_bits(64);
-    put(value, count);
-    flush();
+    Cursor c(*this);
+    c.put(value, count);
+    c.flush();
+    c.give_back();
   }
 
   // The rest of the last byte is zero.
   void finish() {
-    reserve_bits(64);
-    flush();
     if (fill_ != 0) {
+      reserve_bits(8);
       out_[at_++] = static_cast<uint8_t>(held_);
       held_ = 0;
       fill_ = 0;

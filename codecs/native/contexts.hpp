@@ -67,20 +67,17 @@ class ContextRows {
   ContextRows(const Subbands& tile, const int32_t* coefficients) : tile_(tile), c_(coefficients) {
     const size_t width = tile.width + 1;
     for (MagnitudeRow* row : {&n_, &nn_, &parent_, &hl_, &hl_below_, &lh_, &lh_below_, &plane_}) row->resize(width);
-    energy_.resize(width);
   }
 
   void start(unsigned decomposition, size_t plane, Kind kind) {
     kind_ = kind;
     band_ = tile_.band(decomposition, plane, kind);
-    w_ = kWeights[kind];
     parent_band_ = hl_band_ = lh_band_ = plane_band_ = Band{0, 0, 0};
     if (kind != kLL && decomposition < tile_.levels) parent_band_ = tile_.band(decomposition + 1, plane, kind);
     if (kind == kLH || kind == kHH) hl_band_ = tile_.band(decomposition, plane, kHL);
     if (kind == kHH) lh_band_ = tile_.band(decomposition, plane, kLH);
     if (plane != 0) plane_band_ = tile_.band(decomposition, plane - 1, kind);
-    n_.clear();
-    nn_.clear();
+    for (MagnitudeRow* row : {&n_, &nn_, &parent_, &plane_}) row->clear();
     load(hl_below_, hl_band_, 0);
     load(lh_below_, lh_band_, 0);
   }
@@ -94,23 +91,16 @@ class ContextRows {
       swap(n_, nn_);
       n_.load(c_ + band_.offset + (y - 1) * width, width, width);
     }
-    const int32_t *n = n_.begin(), *nn = nn_.begin();
-    int32_t* e = energy_.data();
-    for (size_t x = 0; x < width; ++x)
-      e[x] = w_.n * n[x] + w_.nw_ne * (n[x - 1] + n[x + 1]) + w_.nn * nn[x] + w_.nww_nee * (n[x - 2] + n[x + 2]);
-    if (parent_band_.width != 0) {
-      if ((y & 1) == 0) load_parent(y / 2);
-      const int32_t* p = parent_.begin();
-      for (size_t x = 0; x < width; ++x) e[x] += w_.parent * p[x];
+    if (parent_band_.width != 0 && (y & 1) == 0) load_parent(y / 2);
+    if (hl_band_.width != 0) next_sibling(hl_, hl_below_, hl_band_, y);
+    if (lh_band_.width != 0) next_sibling(lh_, lh_below_, lh_band_, y);
+    if (plane_band_.width != 0) load(plane_, plane_band_, y);
+    switch (kind_) {
+      case kLL: return classify<kLL>(width, out);
+      case kHL: return classify<kHL>(width, out);
+      case kLH: return classify<kLH>(width, out);
+      default: return classify<kHH>(width, out);
     }
-    if (hl_band_.width != 0) add_sibling(hl_, hl_below_, hl_band_, y, w_.hl, w_.hl_around);
-    if (lh_band_.width != 0) add_sibling(lh_, lh_below_, lh_band_, y, w_.lh, w_.lh_around);
-    if (plane_band_.width != 0) {
-      load(plane_, plane_band_, y);
-      const int32_t* p = plane_.begin();
-      for (size_t x = 0; x < width; ++x) e[x] += w_.plane * p[x];
-    }
-    classify(width, out);
   }
 
  private:
@@ -125,24 +115,29 @@ class ContextRows {
     const bool inside = y < parent_band_.height;
     parent_.load_doubled(c_ + parent_band_.offset + y * parent_band_.width, inside ? parent_band_.width : 0, band_.width);
   }
-  void add_sibling(MagnitudeRow& at, MagnitudeRow& below, const Band& band, size_t y, int32_t centre, int32_t around) {
+  void next_sibling(MagnitudeRow& at, MagnitudeRow& below, const Band& band, size_t y) {
     swap(at, below);
     load(below, band, y + 1);
-    const int32_t *s = at.begin(), *b = below.begin();
-    int32_t* e = energy_.data();
-    for (size_t x = 0; x < band_.width; ++x) e[x] += centre * s[x] + around * (s[x - 1] + s[x + 1] + b[x]);
   }
-  // Energy 0 is class 0; 2^k is class 2k + 1, 1.5 * 2^k is class 2k + 2: exponent and top mantissa bit
-  // of the float32, which holds every energy exactly.
-  void classify(size_t width, uint8_t* out) {
-    const int32_t* e = energy_.data();
-    const auto first = static_cast<uint8_t>(kind_ * kClasses);
+
+  // The class of each energy. Energy 0 is class 0; 2^k is class 2k + 1, 1.5 * 2^k is class 2k + 2: exponent
+  // and top mantissa bit of the float32, which holds every energy exactly. Rows that do not exist are zero.
+  template <Kind kind>
+  void classify(size_t width, uint8_t* out) const {
+    constexpr Weights w = kWeights[kind];
+    const int32_t *n = n_.begin(), *nn = nn_.begin(), *parent = parent_.begin(), *plane = plane_.begin();
+    const int32_t *hl = hl_.begin(), *hl_below = hl_below_.begin(), *lh = lh_.begin(), *lh_below = lh_below_.begin();
     for (size_t x = 0; x < width; ++x) {
-      const float f = static_cast<float>(e[x]);
+      int32_t e = w.n * n[x] + w.nw_ne * (n[x - 1] + n[x + 1]) + w.nn * nn[x] + w.nww_nee * (n[x - 2] + n[x + 2]);
+      e += w.plane * plane[x];
+      if (kind != kLL) e += w.parent * parent[x];
+      if (kind == kLH || kind == kHH) e += w.hl * hl[x] + w.hl_around * (hl[x - 1] + hl[x + 1] + hl_below[x]);
+      if (kind == kHH) e += w.lh * lh[x] + w.lh_around * (lh[x - 1] + lh[x + 1] + lh_below[x]);
+      const auto f = static_cast<float>(e);
       uint32_t bits;
       std::memcpy(&bits, &f, 4);
-      const uint32_t c = bits >> 22;  // 254 for 1.0
-      out[x] = static_cast<uint8_t>(first + (c > 253 ? c - 253 : 0));
+      const uint32_t c = std::max(bits >> 22, 253u) - 253u;  // bits >> 22 is 254 for 1.0, 0 for 0.0
+      out[x] = static_cast<uint8_t>(kind * kClasses + c);
     }
   }
 
@@ -150,9 +145,7 @@ class ContextRows {
   const int32_t* c_;
   Kind kind_ = kLL;
   Band band_{}, parent_band_{}, hl_band_{}, lh_band_{}, plane_band_{};
-  Weights w_{};
   MagnitudeRow n_, nn_, parent_, hl_, hl_below_, lh_, lh_below_, plane_;
-  std::vector<int32_t> energy_;
 };
 
 }  // namespace tilevault

@@ -2,9 +2,9 @@
 // the extents and the fixed limits do not bound, and every table is checked before it is used.
 #pragma once
 
-#include <memory>
 #include <vector>
 
+#include "cpu.hpp"
 #include "tables.hpp"
 
 namespace tilevault {
@@ -26,6 +26,10 @@ inline int32_t ll_prediction(const int32_t* ll, size_t y, size_t x, size_t width
 
 class CoefficientDecoder {
  public:
+  CoefficientDecoder() {
+    for (unsigned i = 0; i < kTokens; ++i) base_[i] = token_base(i);
+  }
+
   // Fills the first tile.prefix(segments.size()) words of c; LL stays predicted (see restore_ll).
   void decode(const Subbands& tile, const std::vector<Bytes>& segments, int32_t* c) {
     ContextRows rows(tile, c);
@@ -85,15 +89,11 @@ class CoefficientDecoder {
       }
       states_.push_back(s);
     }
-    for (unsigned i = 0; i < kTokens; ++i) {
-      raw_bits_[i] = static_cast<uint8_t>(raw_bits(i));
-      base_[i] = token_base(i);
-    }
   }
 
   static void build_tokens(const Lengths& lengths, DecodeTable& table) {
     std::array<uint16_t, kMaxSymbols> payload{};
-    for (unsigned i = 0; i < lengths.size; ++i) payload[i] = static_cast<uint16_t>(i);
+    for (unsigned i = 0; i < lengths.size; ++i) payload[i] = static_cast<uint16_t>(i << 5 | raw_bits(i));
     table.build(lengths, payload.data());
   }
   static void build_first(const Table& t, DecodeTable& table) {
@@ -108,56 +108,73 @@ class CoefficientDecoder {
     table.build(t.first, payload.data());
   }
 
+  // What a lookup gives: of a token code, token << 5 | number of raw bits.
   static unsigned symbol(BitReader& r, const DecodeTable& table) {
     const unsigned entry = table.entries[r.peek() & table.mask];
     r.skip(entry & 15);
     return entry >> 4;
   }
-  uint32_t value(BitReader& r, unsigned token) const { return base_[token] + r.take(raw_bits_[token]); }
+  static unsigned token(BitReader& r, const DecodeTable& table) { return symbol(r, table) >> 5; }
 
   // The next token of a table that codes several by one symbol.
   unsigned grouped(BitReader& r, State& s) const {
     if (s.mode == kRun) {
       if (s.count == 0) {
-        const unsigned token = symbol(r, *s.first);
-        s.count = uint64_t{value(r, token)} + 1;
+        const unsigned run = symbol(r, *s.first);
+        s.count = uint64_t{base_[run >> 5]} + r.take(run & 31) + 1;
         r.refill();
       }
-      return --s.count != 0 ? 0 : symbol(r, *s.second) + 1;
+      return --s.count != 0 ? 0 : token(r, *s.second) + 1;
     }
     if (s.count == 0) {
       s.tokens = symbol(r, *s.first);
       s.count = s.mode == kPair ? 2 : 4;
     }
     --s.count;
-    unsigned token = s.tokens & ((1u << s.digit_bits) - 1);
+    unsigned digit = s.tokens & ((1u << s.digit_bits) - 1);
     s.tokens >>= s.digit_bits;
-    if (token == s.escape) token += symbol(r, *s.second);
-    return token;
+    if (digit == s.escape) digit += token(r, *s.second);
+    return digit;
+  }
+
+  void decode_row(BitReader& reader, const uint8_t* contexts, size_t width, int32_t* row) {
+    BitReader r = reader;  // a copy that stays in registers
+    State* states = states_.data();
+    const uint8_t* map = set_.map.data();
+    for (size_t x = 0; x < width; ++x) {
+      State& s = states[map[contexts[x]]];
+      r.refill();
+      uint32_t z;
+      if (s.mode == kPlain) {
+        const unsigned entry = symbol(r, *s.first);
+        z = base_[entry >> 5] + r.take(entry & 31);
+      } else {
+        const unsigned t = grouped(r, s);
+        z = t < kDirect ? t : base_[t] + r.take(raw_bits(t));
+      }
+      row[x] = unzigzag(z);
+    }
+    reader = r;
   }
 
   void decode_band(ContextRows& rows, unsigned decomposition, size_t plane, Kind kind, BitReader& r, int32_t* c) {
     rows.start(decomposition, plane, kind);
     const Band band = rows.band();
+    if (band.width == 0) return;
     uint8_t* contexts = row_contexts_.data();
-    for (size_t y = 0; y < band.height && band.width != 0; ++y) {
-      rows.contexts(y, contexts);
-      int32_t* row = c + band.offset + y * band.width;
-      for (size_t x = 0; x < band.width; ++x) {
-        State& s = states_[set_.map[contexts[x]]];
-        r.refill();
-        const unsigned token = s.mode == kPlain ? symbol(r, *s.first) : grouped(r, s);
-        row[x] = unzigzag(value(r, token));
+    run([&] {
+      for (size_t y = 0; y < band.height; ++y) {
+        rows.contexts(y, contexts);
+        decode_row(r, contexts, band.width, c + band.offset + y * band.width);
+        if (r.overrun()) throw Corrupt("a bit stream ends before its content");
       }
-      if (r.overrun()) throw Corrupt("a bit stream ends before its content");
-    }
+    });
   }
 
   TableSet set_;
   std::vector<DecodeTable> decode_tables_;
   std::vector<State> states_;
   std::vector<uint8_t> row_contexts_;
-  std::array<uint8_t, kTokens> raw_bits_{};
   std::array<uint32_t, kTokens> base_{};
 };
 

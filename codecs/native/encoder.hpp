@@ -47,6 +47,10 @@ class Entropy {
 
 class CoefficientEncoder {
  public:
+  CoefficientEncoder() {
+    for (unsigned z = 0; z < kSmall; ++z) small_tokens_[z] = static_cast<uint8_t>(token_of(z));
+  }
+
   // Appends segment after segment to out, and the end of each (relative to where out began) to ends.
   // c: LL predicted already (see predict_ll).
   void encode(const Subbands& tile, const int32_t* c, std::vector<uint8_t>& out, std::vector<size_t>& ends) {
@@ -55,18 +59,12 @@ class CoefficientEncoder {
     merge_contexts();
     gather(tile);
     for (Table& t : set_.tables) choose_mode(t);
-    const uint8_t *context = contexts_.data(), *token = tokens_.data();
     for (unsigned s = 0; s <= tile.levels; ++s) {
       BitWriter w(out);
       if (s == 0) write_tables(set_, w);
       if (s == 0) prepare_codes();
       start_segment(s);
-      const size_t from = tile.prefix(s), to = tile.prefix(s + 1);
-      for (size_t i = from; i < to;) {
-        const size_t stop = std::min(to, i + 4096);
-        w.reserve_bits((stop - i) * 96 + 64);
-        for (; i < stop; ++i) write_one(w, set_.map[context[i]], token[i], c[i]);
-      }
+      run([&] { write_range(w, c, tile.prefix(s), tile.prefix(s + 1)); });
       w.finish();
       ends.push_back(out.size() - begin);
     }
@@ -84,6 +82,7 @@ class CoefficientEncoder {
 
  private:
   using Counts = std::array<uint32_t, kTokens>;
+  static constexpr unsigned kSmall = 4096;  // tokens of values below this come from a table
 
   void tokenise(const Subbands& tile, const int32_t* c) {
     const size_t n = tile.prefix(tile.levels + 1);
@@ -92,28 +91,38 @@ class CoefficientEncoder {
     counts_.assign(kContexts, Counts{});
     segment_totals_.clear();
     ContextRows rows(tile, c);
-    size_t at = 0;
     for (unsigned s = 0; s <= tile.levels; ++s) {
       const unsigned decomposition = tile.levels - (s == 0 ? 0 : s - 1);
       for (size_t plane = 0; plane < tile.planes; ++plane)
         for (unsigned k = s == 0 ? kLL : kHL; k <= (s == 0 ? kLL : kHH); ++k) {
           rows.start(decomposition, plane, static_cast<Kind>(k));
-          const Band band = rows.band();
-          for (size_t y = 0; y < band.height && band.width != 0; ++y) {
-            rows.contexts(y, &contexts_[at]);
-            for (size_t x = 0; x < band.width; ++x, ++at) {
-              const unsigned token = token_of(zigzag(c[at]));
-              tokens_[at] = static_cast<uint8_t>(token);
-              ++counts_[contexts_[at]][token];
-            }
-          }
+          run([&] { tokenise_band(rows, c); });
         }
       std::array<uint32_t, kContexts> totals;
       for (unsigned i = 0; i < kContexts; ++i) totals[i] = total(counts_[i]);
       segment_totals_.push_back(totals);
     }
-    top_ = kTokens;
-    while (top_ > 1 && std::all_of(counts_.begin(), counts_.end(), [&](const Counts& h) { return h[top_ - 1] == 0; })) --top_;
+    Counts all{};
+    for (const Counts& h : counts_)
+      for (unsigned i = 0; i < kTokens; ++i) all[i] |= h[i];
+    top_ = extent(all.data(), kTokens);
+  }
+
+  void tokenise_band(ContextRows& rows, const int32_t* c) {
+    const Band band = rows.band();
+    const uint8_t* small = small_tokens_.data();
+    Counts* counts = counts_.data();
+    for (size_t y = 0; y < band.height && band.width != 0; ++y) {
+      const size_t at = band.offset + y * band.width;
+      uint8_t *contexts = &contexts_[at], *tokens = &tokens_[at];
+      rows.contexts(y, contexts);
+      for (size_t x = 0; x < band.width; ++x) {
+        const uint32_t z = zigzag(c[at + x]);
+        const unsigned token = z < kSmall ? small[z] : token_of(z);
+        tokens[x] = static_cast<uint8_t>(token);
+        ++counts[contexts[x]][token];
+      }
+    }
   }
 
   static uint32_t total(const Counts& h) {
@@ -268,6 +277,29 @@ class CoefficientEncoder {
     return bits;
   }
 
+  // About what a Huffman code and its table will take, without making it: the entropy, and for the
+  // commonest symbol, if it is more than half of all, the bit that it costs at least; otherwise 3 % of a
+  // bit per symbol, which is what such codes lose on these histograms.
+  uint64_t estimated_bits(const uint32_t* counts, unsigned size) const {
+    uint64_t sum = 0, used = 0;
+    uint32_t n = 0, most = 0;
+    for (unsigned i = 0; i < size; ++i) {
+      if (counts[i] == 0) continue;
+      n += counts[i];
+      most = std::max(most, counts[i]);
+      sum += entropy_.n_log_n(counts[i]);
+      ++used;
+    }
+    if (used <= 1) return 12;
+    const uint64_t all = entropy_.n_log_n(n);
+    uint64_t lost = uint64_t{n} * 2000;
+    if (most > n / 2) {
+      const uint64_t binary = all - entropy_.n_log_n(most) - entropy_.n_log_n(n - most);
+      lost = (uint64_t{n} << 16) - std::min(binary, uint64_t{n} << 16);
+    }
+    return ((all - sum + lost) >> 16) + 3 * used + size;
+  }
+
   static unsigned extent(const uint32_t* counts, unsigned size) {
     while (size > 1 && counts[size - 1] == 0) --size;
     return size;
@@ -282,12 +314,17 @@ class CoefficientEncoder {
     if (starts_[t] == SIZE_MAX) return;
     uint64_t best = coded_bits(counts.data(), table.first);
     Table candidate;
+    std::array<uint32_t, kMaxSymbols> first{};
+    Counts second{};
     auto consider = [&](uint64_t bits) {
       if (bits >= best) return;
       best = bits;
       table = candidate;
+      first = first_counts_;
+      second = second_counts_;
     };
     for (const Mode mode : {kPair, kQuad}) {
+      count_groups(mode, t);
       for (const unsigned digits : {16u, 8u, 4u, 3u, 2u}) {
         if (digits > max_digits(mode) || (digits < 4 && mode == kPair)) continue;
         if (digits >= 2 * size && digits > 2) continue;
@@ -301,6 +338,9 @@ class CoefficientEncoder {
     candidate = Table{};
     candidate.mode = kRun;
     consider(try_runs(candidate, t));
+    if (table.mode == kPlain) return;
+    lengths_from_counts(first.data(), table.first.size, table.first);
+    if (table.has_second()) lengths_from_counts(second.data(), table.second.size, table.second);
   }
 
   template <class Each>
@@ -310,20 +350,34 @@ class CoefficientEncoder {
       each(starts_[t] + ends_[s * tables + t], starts_[t] + ends_[(s + 1) * tables + t]);
   }
 
-  uint64_t try_groups(Table& table, size_t t) {
-    const unsigned group = table.group(), digits = table.digits, top = digits - 1;
-    std::array<uint32_t, kMaxSymbols> symbols{};
-    Counts excess{};
+  // Groups with as many digits as the mode can have; fewer follow from these.
+  void count_groups(Mode mode, size_t t) {
+    group_counts_.fill(0);
     each_segment(t, [&](size_t from, size_t to) {
-      for (size_t i = from; i < to; i += group) ++symbols[group_symbol(i, to, digits, group)];
+      if (mode == kPair) {
+        for (size_t i = from; i < to; i += 2) ++group_counts_[group_symbol(i, to, 16, 2)];
+      } else {
+        for (size_t i = from; i < to; i += 4) ++group_counts_[group_symbol(i, to, 4, 4)];
+      }
     });
+  }
+
+  uint64_t try_groups(Table& table, size_t t) {
+    const unsigned group = table.group(), digits = table.digits, top = digits - 1, widest = max_digits(table.mode);
+    first_counts_.fill(0);
+    for (unsigned i = 0; i < kMaxSymbols; ++i) {
+      if (group_counts_[i] == 0) continue;
+      unsigned symbol = 0, unit = 1, rest = i;
+      for (unsigned g = 0; g < group; ++g, unit *= digits, rest /= widest) symbol += std::min(rest % widest, top) * unit;
+      first_counts_[symbol] += group_counts_[i];
+    }
     table.first.size = group_symbols(digits, group);
-    lengths_from_counts(symbols.data(), table.first.size, table.first);
-    uint64_t bits = coded_bits(symbols.data(), table.first);
+    uint64_t bits = estimated_bits(first_counts_.data(), table.first.size);
     if (table.escape) {
-      for (unsigned i = top; i < kTokens; ++i) excess[i - top] = table_counts_[t][i];
-      lengths_from_counts(excess.data(), extent(excess.data(), kTokens - top), table.second);
-      bits += coded_bits(excess.data(), table.second);
+      second_counts_.fill(0);
+      for (unsigned i = top; i < kTokens; ++i) second_counts_[i - top] = table_counts_[t][i];
+      table.second.size = extent(second_counts_.data(), kTokens - top);
+      bits += estimated_bits(second_counts_.data(), table.second.size);
     }
     return bits;
   }
@@ -338,8 +392,14 @@ class CoefficientEncoder {
   }
 
   uint64_t try_runs(Table& table, size_t t) {
-    Counts runs{}, after{};
     uint64_t raw = 0;
+    first_counts_.fill(0);
+    second_counts_.fill(0);
+    auto count_run = [&](uint32_t zeros) {
+      const unsigned token = token_of(zeros);
+      ++first_counts_[token];
+      raw += raw_bits(token);
+    };
     each_segment(t, [&](size_t from, size_t to) {
       uint32_t zeros = 0;
       for (size_t i = from; i < to; ++i) {
@@ -347,22 +407,17 @@ class CoefficientEncoder {
           ++zeros;
           continue;
         }
-        const unsigned token = token_of(zeros);
-        ++runs[token];
-        raw += raw_bits(token);
-        ++after[grouped_[i] - 1];
+        count_run(zeros);
+        ++second_counts_[grouped_[i] - 1u];
         zeros = 0;
       }
-      if (zeros != 0) {
-        const unsigned token = token_of(zeros);
-        ++runs[token];
-        raw += raw_bits(token);
-      }
+      if (zeros != 0) count_run(zeros);
     });
-    lengths_from_counts(runs.data(), extent(runs.data(), kTokens), table.first);
-    if (total(after) == 0) after[0] = 1;  // a table has at least one symbol
-    lengths_from_counts(after.data(), extent(after.data(), kTokens - 1), table.second);
-    return coded_bits(runs.data(), table.first) + coded_bits(after.data(), table.second) + raw;
+    if (total(second_counts_) == 0) second_counts_[0] = 1;  // a table has at least one symbol
+    table.first.size = extent(first_counts_.data(), kTokens);
+    table.second.size = extent(second_counts_.data(), kTokens - 1);
+    return estimated_bits(first_counts_.data(), table.first.size) +
+           estimated_bits(second_counts_.data(), table.second.size) + raw;
   }
 
   struct State {
@@ -372,15 +427,27 @@ class CoefficientEncoder {
     uint64_t count;
   };
 
+  // A token's code and, above it, how many raw bits follow; all that the hot loop looks up.
+  struct TokenCode {
+    uint32_t base;
+    uint16_t bits;
+    uint8_t length, both;  // of the code; with the raw bits
+  };
+
   void prepare_codes() {
     const size_t tables = set_.tables.size();
     codes_.resize(2 * tables);
+    token_codes_.resize(tables);
     states_.resize(tables);
     for (size_t t = 0; t < tables; ++t) {
       const Table& table = set_.tables[t];
       codes_from_lengths(table.first, codes_[2 * t]);
       if (table.has_second()) codes_from_lengths(table.second, codes_[2 * t + 1]);
       states_[t] = {table.mode, table.digits, table.group(), table.escape ? table.digits - 1 : kTokens, 0, 0, 0};
+      if (table.mode != kPlain) continue;
+      const Codes& codes = codes_[2 * t];
+      for (unsigned i = 0; i < kTokens; ++i)
+        token_codes_[t][i] = {token_base(i), codes.bits[i], codes.length[i], static_cast<uint8_t>(codes.length[i] + raw_bits(i))};
     }
   }
 
@@ -393,40 +460,59 @@ class CoefficientEncoder {
     }
   }
 
-  void put_symbol(BitWriter& w, size_t code, unsigned symbol) const {
-    w.put(codes_[code].bits[symbol], codes_[code].length[symbol]);
+  void write_range(BitWriter& writer, const int32_t* c, size_t from, size_t to) {
+    const uint8_t *contexts = contexts_.data(), *tokens = tokens_.data(), *map = set_.map.data();
+    State* states = states_.data();
+    const std::array<TokenCode, kTokens>* token_codes = token_codes_.data();
+    constexpr size_t kPiece = 4096, kMostBits = 96;  // run, its raw bits, code, its raw bits: 82
+    for (size_t i = from; i < to;) {
+      const size_t stop = std::min(to, i + kPiece);
+      writer.reserve_bits((stop - i) * kMostBits);
+      BitWriter::Cursor w(writer);
+      for (; i < stop; ++i) {
+        const unsigned t = map[contexts[i]], token = tokens[i];
+        const uint32_t z = zigzag(c[i]);
+        State& s = states[t];
+        if (s.mode == kPlain) {
+          const TokenCode& code = token_codes[t][token];
+          w.put(code.bits | uint64_t{z - code.base} << code.length, code.both);
+        } else {
+          write_grouped(w, s, t, token);
+          if (token >= kDirect) w.put(z - token_base(token), raw_bits(token));
+        }
+        w.flush();
+      }
+      w.give_back();
+    }
   }
-  static void put_raw(BitWriter& w, unsigned token, uint32_t value) { w.put(value - token_base(token), raw_bits(token)); }
 
-  void write_one(BitWriter& w, unsigned t, unsigned token, int32_t c) {
-    State& s = states_[t];
-    if (s.mode == kPlain) {
-      put_symbol(w, 2 * t, token);
-    } else if (s.mode == kRun) {
+  template <class Writer>
+  void write_grouped(Writer& w, State& s, unsigned t, unsigned token) const {
+    auto put = [&](size_t code, unsigned symbol) { w.put(codes_[code].bits[symbol], codes_[code].length[symbol]); };
+    if (s.mode == kRun) {
       if (s.count == 0) {
         uint32_t zeros = 0;
         while (s.at + zeros < s.end && grouped_[s.at + zeros] == 0) ++zeros;
-        const unsigned run = token_of(zeros);
-        put_symbol(w, 2 * t, run);
-        put_raw(w, run, zeros);
+        const unsigned run_token = token_of(zeros);
+        put(2 * t, run_token);
+        w.put(zeros - token_base(run_token), raw_bits(run_token));
         w.flush();
         s.count = uint64_t{zeros} + 1;
         s.at += s.count;
       }
-      if (--s.count == 0) put_symbol(w, 2 * t + 1, token - 1);
-    } else {
-      if (s.count == 0) {
-        put_symbol(w, 2 * t, group_symbol(s.at, s.end, s.digits, s.group));
-        s.at += s.group;
-        s.count = s.group;
-      }
-      --s.count;
-      if (token >= s.escape) put_symbol(w, 2 * t + 1, token - s.escape);
+      if (--s.count == 0) put(2 * t + 1, token - 1);
+      return;
     }
-    if (token >= kDirect) put_raw(w, token, zigzag(c));
-    w.flush();
+    if (s.count == 0) {
+      put(2 * t, group_symbol(s.at, s.end, s.digits, s.group));
+      s.at += s.group;
+      s.count = s.group;
+    }
+    --s.count;
+    if (token >= s.escape) put(2 * t + 1, token - s.escape);
   }
 
+  std::array<uint8_t, kSmall> small_tokens_;
   Entropy entropy_;
   TableSet set_;
   std::vector<uint8_t> contexts_, tokens_, grouped_;
@@ -434,10 +520,14 @@ class CoefficientEncoder {
   std::array<Counts, kContexts> table_counts_;
   std::vector<std::array<uint32_t, kContexts>> segment_totals_;  // running, after each segment
   std::array<uint32_t, kContexts> parent_{};
+  std::array<uint32_t, kMaxSymbols> group_counts_{};
+  std::array<uint32_t, kMaxSymbols> first_counts_{};  // of the grouping that is being tried
+  Counts second_counts_{};
   std::vector<Cluster> clusters_;
   std::vector<int64_t> gains_;
   std::vector<size_t> alive_, starts_, ends_;
   std::vector<Codes> codes_;
+  std::vector<std::array<TokenCode, kTokens>> token_codes_;
   std::vector<State> states_;
   unsigned top_ = 0, segments_ = 0;
 };

@@ -187,7 +187,7 @@ class TileEncoder {
       base = middle.base();
       load_words(type, samples, n, base, ws.words.data());
     }
-    transform(tile, ws);
+    run([&] { transform(tile, ws); });
     const int axis = colour_axis(tile, shape, ws.coefficients.data());
     if (axis >= 0) Colour::apply(tile, shape, static_cast<unsigned>(axis), tile.levels + 1, ws.coefficients.data(), Colour::forward);
     CoefficientEncoder::predict_ll(tile, ws.coefficients.data());
@@ -401,7 +401,7 @@ class TileDecoder {
           inside &= store_words(type, row, tile.width_at(skipped), h.base, reduce == 0, t.row(p, y));
         }
       };
-      synthesise_plane(tile, p, skipped, ws, sink);
+      run([&] { synthesise_plane(tile, p, skipped, ws, sink); });
     }
     if (!inside && (reduce == 0 || h.packed)) throw Corrupt("a sample is outside the range of its type");
   }

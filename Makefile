@@ -1,0 +1,121 @@
+# Everything a person or CI runs, from a clone with only Python >= 3.11 (with venv), gcc, g++ and make.
+#
+#   make demo       archive a small mixed collection, read it, verify it, get it back, compare
+#   make test       the test suite
+#   make lint       style, formatting, types
+#   make sanitize   the native core's own tests under address and undefined-behaviour sanitizers
+#   make package    build the wheel and use it from an empty environment with only what it declares
+#   make soak       the long-running tests         make bench   the benchmarks
+#   make clean      remove everything that the above made
+#
+# The package is installed in editable redirect mode: Python edits are live, and the stamp files
+# rebuild it when pyproject.toml, CMakeLists.txt or a native source changes. So nothing is tested stale.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+# The first interpreter that is new enough and really starts (a version manager's shim may not).
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
+JOBS ?= 2
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
+# A PYTHONPATH from outside could shadow the package (or, with the checkout in it, the standard
+# library's `codecs`), and what a user installed for himself is no part of a clean run.
+unexport PYTHONPATH
+export PYTHONNOUSERSITE := 1
+
+NATIVE := $(shell find codecs/native -type f -name '*.[hc]pp' 2>/dev/null)
+BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(NATIVE)
+
+.PHONY: demo test lint types sanitize package soak bench clean help
+
+help:
+	@sed -n '3,9s/^# *//p' Makefile
+
+$(VENV)/.made:
+	@[ -n "$(PYTHON)" ] || { echo 'Python 3.11 or newer (with venv) is needed; name one: make PYTHON=...' >&2; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# What builds the package. Installed once instead of in an isolated environment at each rebuild,
+# so that a rebuild compiles only what changed.
+$(VENV)/.build-tools: $(VENV)/.made pyproject.toml constraints.txt
+	@$(PIP) $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])') \
+		'cmake>=3.24,<5' ninja
+	@touch $@
+
+# $(call install,EXTRAS)
+define install
+	@echo "installing tilevault$(1) (the first time takes a few minutes)"
+	@$(PIP) --no-build-isolation --editable '.$(1)' --config-settings build-dir=build/editable
+	@touch $@
+endef
+
+$(VENV)/.demo: $(VENV)/.build-tools $(BUILD_INPUTS)
+	$(call install,[demo])
+
+$(VENV)/.test: $(VENV)/.build-tools $(BUILD_INPUTS)
+	$(call install,[test])
+	@touch $(VENV)/.demo
+
+$(VENV)/.lint: $(VENV)/.test
+	@$(PIP) $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["lint"])')
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/python tests/demo.py demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m 'not soak' -n $(JOBS) --dist worksteal $(ARGS)
+
+soak: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m soak --timeout=0 $(ARGS)
+
+bench: $(VENV)/.test
+	@for b in $(sort $(wildcard tests/benchmarks/bench_*.py)); do echo "== $$b"; $(BIN)/python $$b $(ARGS); done
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory types
+
+# mypy cannot follow the editable install's import hook: it reads a tree of links instead. A tree that
+# mypy does not find passes with one file or none, hence the count.
+types: $(VENV)/.lint
+	@rm -rf build/typing && mkdir -p build/typing/tilevault
+	@ln -s ../../../codecs ../../../archive ../../../workflows build/typing/tilevault/
+	@cd / && "$(CURDIR)/$(BIN)/python" -c 'import tilevault; print(open(tilevault.__file__).read(), end="")' > "$(CURDIR)/build/typing/tilevault/__init__.py"
+	@touch build/typing/tilevault/py.typed
+	$(BIN)/mypy | tee build/typing/mypy.log
+	@files=$$(sed -nE 's/.*no issues found in ([0-9]+) source files?.*/\1/p' build/typing/mypy.log); \
+		[ "$${files:-0}" -gt 1 ] || { echo "mypy checked $${files:-no} file(s)" >&2; exit 1; }
+
+sanitize: $(VENV)/.build-tools
+	@mkdir -p build
+	@$(BIN)/cmake -S . -B build/sanitize -DTILEVAULT_NATIVE_TESTS=ON -DTILEVAULT_SANITIZE=ON > build/sanitize.log 2>&1 \
+		|| { cat build/sanitize.log >&2; exit 1; }
+	@$(BIN)/cmake --build build/sanitize
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+
+# The wheel as a stranger gets it: no extras, no checkout in sight, no torch.
+package: $(VENV)/.build-tools
+	@rm -rf build/package && mkdir -p build/package
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet --quiet wheel --no-deps --no-build-isolation \
+		--config-settings build-dir=build/wheel --wheel-dir build/package .
+	@$(BIN)/python -m venv build/package/venv
+	@build/package/venv/bin/python -m pip --disable-pip-version-check --quiet --quiet install build/package/*.whl
+	@cd build/package && PATH="$$PWD/venv/bin:$$PATH" && tilevault --version && tilevault doctor \
+		&& shipped=$$(python -c 'import pydicom.data as d; print(d.get_testdata_file("CT_small.dcm", download=False))') \
+		&& tilevault add "$$shipped" archive && tilevault verify archive --depth pixels \
+		&& tilevault export archive -o export && cmp "$$shipped" export/CT_small.dcm \
+		&& python -c 'import importlib.util as u, tilevault; exit("site-packages" not in tilevault.__file__ or bool(u.find_spec("torch")))'
+
+clean:
+	rm -rf build $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
