@@ -98,7 +98,7 @@ def _chain(image: "Image", error: TilevaultError) -> Finding:
 def _extra(image: "Image") -> Iterator[Finding]:
     """Files in the generation's folder that the manifest does not list."""
     listed = image.manifest.by_key
-    for key in image.archive.blobs.keys(image.prefix):
+    for key in image.blobs.keys(image.prefix):
         relative = key.removeprefix(f"{image.prefix}/")
         if relative not in listed and relative != "manifest.json":
             yield Finding(image.id, "extra", relative, f"{relative} is not listed in the manifest")
@@ -107,7 +107,7 @@ def _extra(image: "Image") -> Iterator[Finding]:
 def _object(image: "Image", entry: ManifestObject, depth: str) -> Iterator[Finding]:
     key = f"{image.prefix}/{entry.key}"
     try:
-        found = _look(image.archive.blobs, check_key(key), depth)
+        found = _look(image.blobs, check_key(key), depth)
         if depth != "exists" and found.size != entry.size:
             message = f"{entry.key} has {found.size} bytes instead of {entry.size}"
             yield from _places(image, entry, "size", message)

@@ -113,14 +113,15 @@ class Generation:
         inputs: str,
         read: Callable[[Window], Words],
         read_stream: Callable[[tuple[int, ...]], bytes] | None = None,
+        prove: bool = True,
     ) -> ShardReceipt:
-        """Encode, prove and store one shard, or find it stored already (`receipt`)."""
+        """Encode and store one shard; with ``prove`` each tile is decoded again and compared first."""
         array = self.description.arrays[role]
         window = array.grid.shard_window(index)
         plain = True
         if read_stream is None:
             words = read(window)
-            pieces, tiles = encode_shard(array, index, words)
+            pieces, tiles = encode_shard(array, index, words, prove)
             info = self.description.info
             if role == "data" and info is not None and info.bits_stored is not None:
                 plain = bool(np.array_equal(values(words, info), words))
@@ -261,6 +262,10 @@ class Generation:
         """Store every ``zarr.json``, coordinates, quality and what describes the sources."""
         return [self._create(key, [data]) for key, data in self._documents(tables, files)]
 
+    def manifest(self, objects: Iterable[ManifestObject]) -> Manifest:
+        """The manifest of the generation."""
+        return Manifest(self.description.image, self.id, tuple(sorted(objects, key=lambda o: o.key)))
+
     def commit(
         self,
         objects: Iterable[ManifestObject],
@@ -270,9 +275,8 @@ class Generation:
         previous: CommitRecord | None,
     ) -> CommitRecord:
         """Store the manifest, make all durable, then the commit record. Raises `Conflict` if n is taken."""
-        entries = tuple(sorted(objects, key=lambda entry: entry.key))
-        manifest = Manifest(self.description.image, self.id, entries).to_bytes()
-        stored = self._create("manifest.json", [manifest])
+        manifest = self.manifest(objects)
+        stored = self._create("manifest.json", [manifest.to_bytes()])
         self.blobs.sync(self.prefix)
         record = CommitRecord(
             image=self.description.image,
@@ -281,7 +285,7 @@ class Generation:
             manifest=stored.sha256,
             previous=None if previous is None else previous.sha256,
             sources=sources,
-            summary={**summary, "bytes_stored": sum(e.size for e in entries) + stored.size},
+            summary={**summary, "bytes_stored": sum(o.size for o in manifest.objects) + stored.size},
             provenance=provenance,
         )
         self.blobs.create(record.key, [record.to_bytes()])
@@ -319,7 +323,8 @@ class Generation:
         self, tables: Mapping[str, TileTables], files: Sequence[tuple[SourceFile, list[list[Any]]]]
     ) -> Iterator[tuple[str, bytes]]:
         yield "source/image.json", canonical(self.description.to_json())
-        yield "source/files.json", canonical([_file_json(file, pieces) for file, pieces in files])
+        listed = canonical([_file_json(file, pieces) for file, pieces in files])
+        yield "source/files.json.zst", compress(listed)
         if self.description.info is None:
             yield "zarr.json", group_document({"tilevault": {"kind": self.description.kind, "pixels": False}})
             return

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tilevault.archive.documents import parse
+import numpy as np
+import zstandard
+
+from tilevault.archive.documents import MAX_DOCUMENT, parse
 from tilevault.archive.formats import SourceFile, SourceImage, formats
 from tilevault.archive.generation import SOURCE_BLOCK
 from tilevault.archive.image import Window, Words
@@ -28,6 +31,8 @@ class Source:
     def __init__(self, image: "Image") -> None:
         self._image = image
         self._blocks: OrderedDict[str, bytes] = OrderedDict()
+        rank = len(image.info.shape) if image.info else 0
+        self._around = Window((0,) * rank, (0,) * rank), np.empty((0,) * rank)
 
     @cached_property
     def files(self) -> tuple[SourceFile, ...]:
@@ -82,9 +87,26 @@ class Source:
         rebuilt: Iterator[bytes] = module.rebuild(file, self.verbatim(i), StoredFrames(self._image, i))
         return rebuilt
 
+    def whole_tiles(self, window: Window) -> Words:
+        """Words of ``window``, from the tiles around it, which are kept: neighbours are asked for next."""
+        around, words = self._around
+        if around.intersect(window) != window:
+            reader = self._image.readers["data"]
+            shape, tile = reader.array.grid.shape, reader.array.grid.tile
+            around = Window(
+                tuple(a // t * t for a, t in zip(window.start, tile, strict=True)),
+                tuple(min(-(-b // t) * t, n) for b, t, n in zip(window.stop, tile, shape, strict=True)),
+            )
+            words = reader.read(around, threads=self._image.threads)
+            self._around = around, words
+        return words[window.shift(around.start).slices]
+
     @cached_property
     def _documents(self) -> list[Any]:
-        document = parse(self._image.object("source/files.json"), "files.json")
+        data = self._image.object("source/files.json.zst")
+        document = parse(
+            expand(data, _raw_size(data, "files.json", MAX_DOCUMENT), "files.json"), "files.json"
+        )
         if not isinstance(document, list):
             raise ManifestCorrupt(f"image {self._image.id}: files.json is no list")
         return document
@@ -92,7 +114,7 @@ class Source:
     def _block(self, key: str) -> bytes:
         if key not in self._blocks:
             data = self._image.object(key)
-            self._blocks[key] = expand(data, _raw_size(data, key), key)
+            self._blocks[key] = expand(data, _raw_size(data, key, SOURCE_BLOCK), key)
             if len(self._blocks) > 2:
                 self._blocks.popitem(last=False)
         return self._blocks[key]
@@ -108,35 +130,44 @@ class StoredFrames:
 
     def read(self, window: Window) -> Words:
         """Words of a window of the image."""
-        return self._image.readers["data"].read(window)
+        return self._image.readers["data"].read(window, threads=self._image.threads)
 
     def words(self, frame: int, rows: slice) -> Words:
         """Rows of a frame's stored words: (y, x) or (c, y, x)."""
-        at = self._position(frame)
-        words: Words = self._image.words[(*at, ..., rows, slice(None))]
-        return words
+        at = iter(self._position(frame))
+        info = self._image.info
+        assert info is not None
+        bounds = {
+            "c": (0, info.shape[info.axes.index("c")]) if "c" in info.axes else (0, 1),
+            "y": (rows.start, rows.stop),
+            "x": (0, info.shape[-1]),
+        }
+        place = {name: bounds.get(name) or (i := next(at), i + 1) for name in info.axes}
+        start, stop = (tuple(place[name][end] for name in info.axes) for end in (0, 1))
+        words = self._image.source.whole_tiles(Window(start, stop))
+        return words.reshape([n for n, name in zip(words.shape, info.axes, strict=True) if name in bounds])
 
     def stream(self, frame: int) -> bytes:
         """The frame's bit stream."""
-        reader = self._image.readers["data"]
-        info = self._image.info
+        array = self._image.readers["data"].array
         at = iter(self._position(frame))
-        index = tuple(0 if name in ("c", "y", "x") else next(at) for name in (info.axes if info else ()))
-        return reader.tile_bytes(index, 1)
+        axes = self._image.info.axes if self._image.info else ()
+        position = [0 if name in ("c", "y", "x") else next(at) for name in axes]
+        index = tuple(i // n for i, n in zip(position, array.grid.tile, strict=True))
+        return self._image.readers["data"].tile_bytes(index, 1)
 
     def _position(self, frame: int) -> Any:
         return self._module.frame_position(self._image.source.image, self._file, frame)
 
 
-def _raw_size(data: bytes, key: str) -> int:
-    import zstandard
-
+def _raw_size(data: bytes, key: str, limit: int) -> int:
+    """Bytes that a compressed object holds by its own word, within ``limit``."""
     try:
         size = zstandard.frame_content_size(data)
     except zstandard.ZstdError as error:
         raise ManifestCorrupt(f"{key}: {error}") from error
-    if not 0 <= size <= SOURCE_BLOCK:
-        raise ManifestCorrupt(f"{key}: holds {size} bytes, more than a block may")
+    if not 0 <= size <= limit:
+        raise ManifestCorrupt(f"{key}: holds {size} bytes, more than it may")
     return size
 
 

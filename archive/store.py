@@ -205,10 +205,22 @@ class Image:
     """One archived image at one commit: ``image[...]`` slices like NumPy and reads only what it touches."""
 
     def __init__(self, archive: Archive, commit: CommitRecord) -> None:
-        self.archive = archive
+        self.blobs = archive.blobs
         self.commit = commit
         self.id = commit.image
         self.generation = str(commit.generation)
+        self.threads = True
+
+    @classmethod
+    def staged(cls, blobs: LocalBlobs, manifest: Manifest) -> "Image":
+        """An image that is not committed yet, for the writer to look at its own work; single-threaded."""
+        image = cls.__new__(cls)
+        image.blobs = blobs
+        image.commit = CommitRecord(manifest.image, 0, manifest.generation, None, None, None)
+        image.id, image.generation = manifest.image, manifest.generation
+        image.threads = False
+        image.__dict__["manifest"] = manifest
+        return image
 
     def __repr__(self) -> str:
         info = self.info
@@ -223,7 +235,7 @@ class Image:
     @property
     def path(self) -> Path:
         """Folder of the generation: a plain Zarr v3 group."""
-        return self.archive.path / self.prefix
+        return self.blobs.root / self.prefix
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -234,7 +246,7 @@ class Image:
     def manifest(self) -> Manifest:
         """Every object of the generation. Raises `ManifestCorrupt`."""
         try:
-            data = self.archive.blobs.read(f"{self.prefix}/manifest.json")
+            data = self.blobs.read(f"{self.prefix}/manifest.json")
         except TileMissing as error:
             raise ManifestCorrupt(f"image {self.id}: its manifest is missing", image=self.id) from error
         return Manifest.from_bytes(data, self.commit)
@@ -376,7 +388,7 @@ class Image:
         entry = self.manifest.by_key.get(key)
         if entry is None:
             raise TileMissing(f"image {self.id}: the manifest lists no {key}", image=self.id, object=key)
-        data = self.archive.blobs.read(f"{self.prefix}/{key}")
+        data = self.blobs.read(f"{self.prefix}/{key}")
         if len(data) != entry.size or sha256_hex(data) != entry.sha256:
             raise TileCorrupt(f"image {self.id}: {key} does not match its digest", image=self.id, object=key)
         return data
@@ -401,7 +413,7 @@ class Image:
         made = {}
         for role, array in self.description.arrays.items():
             tables = TileTables(*(self.plain(table) for table in table_arrays(array, role)))
-            made[role] = TileReader(self.archive.blobs, self.prefix, array, tables, sizes, self.id)
+            made[role] = TileReader(self.blobs, self.prefix, array, tables, sizes, self.id)
         return made
 
     def _read(self, window: Window, level: int) -> Words:
@@ -410,7 +422,7 @@ class Image:
     def _stored_or_made(self, role: str, window: Window, level: int) -> Words:
         if level and level in self.stored_levels:
             return self.plain(self.description.coarse(level, role), window)
-        return read_level(self.description, self.readers, role, window, level)
+        return read_level(self.description, self.readers, role, window, level, self.threads)
 
     def _pixels(self) -> ImageInfo:
         if self.info is None:
@@ -426,7 +438,7 @@ class Words_:
 
     def __getitem__(self, key: Any) -> Words:
         window, index = window_of(key, self._image.shape)
-        return np.asarray(self._image.readers["data"].read(window)[index])
+        return np.asarray(self._image.readers["data"].read(window, threads=self._image.threads)[index])
 
 
 class Quality:

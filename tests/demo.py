@@ -28,7 +28,9 @@ PROGRAM = Path(sys.executable).parent / "tilevault"
 SOME_REJECTED = 3
 """Exit code of `tilevault add` when it added what was sound and rejected the rest."""
 DAMAGED = 4
-TILE = 512
+"""Exit code of whatever meets damage."""
+TILE, TILE_Y, TILE_X = 512, 1536, 2048
+"""The tile of the scene that is read: it has the shore of a lake in it."""
 
 wrong: list[str] = []
 
@@ -155,8 +157,7 @@ def read_tiles(archive: Path, source: Path, pictures: Path) -> None:
     """One tile of the scene and one slice of the volume, as pictures at two levels and as values."""
     scene, ct = "maps/scene.tif", "hospital/ct/IM000012"
     for level in (0, 2):
-        first, last = 1024 >> level, (1024 + TILE) >> level
-        window = f"{first}:{last},{first}:{last}"
+        window = f"{TILE_Y >> level}:{TILE_Y + TILE >> level},{TILE_X >> level}:{TILE_X + TILE >> level}"
         picture = pictures / f"scene-level{level}.png"
         tilevault("read", archive, scene, "--window", window, "--level", str(level), "-o", picture)
     for level in (0, 1):
@@ -164,9 +165,10 @@ def read_tiles(archive: Path, source: Path, pictures: Path) -> None:
         tilevault("read", archive, ct, "--index", "z=12", "--level", str(level), "-o", picture)
 
     values = pictures / "scene-tile.npy"
-    tilevault("read", archive, scene, "--window", "1024:1536,1024:1536", "-o", values)
+    window = f"{TILE_Y}:{TILE_Y + TILE},{TILE_X}:{TILE_X + TILE}"
+    tilevault("read", archive, scene, "--window", window, "-o", values)
     with rasterio.open(source / scene) as image:
-        expected = image.read(window=Window(1024, 1024, TILE, TILE))
+        expected = image.read(window=Window(TILE_X, TILE_Y, TILE, TILE))
     same = np.array_equal(np.load(values, allow_pickle=False), expected)
     check(same, "a tile of the scene differs from the source")
     values = pictures / "ct-slice.npy"

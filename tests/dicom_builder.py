@@ -16,6 +16,8 @@ __all__ = [
     "EXPLICIT",
     "EXPLICIT_BIG",
     "IMPLICIT",
+    "PIXEL_DATA",
+    "UNDEFINED",
     "Builder",
     "encapsulate",
     "image",

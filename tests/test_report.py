@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 import stat
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,15 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import collection
 from tilevault.archive.image import ImageInfo
 from tilevault.archive.render import png_bytes
+from tilevault.archive.store import Archive
 from tilevault.codecs.errors import Conflict, TilevaultError
+from tilevault.workflows.ingest import AddResult, add
 from tilevault.workflows.report import (
     MAX_PICTURES,
     Report,
     ReportFile,
     ReportImage,
     _bits_per_pixel,
+    gather,
     write_report,
 )
 from tilevault.workflows.report_charts import heat_map, text
@@ -30,8 +35,8 @@ THUMBNAIL = png_bytes(np.random.default_rng(0).integers(0, 255, (128, 128), dtyp
 TAGS = frozenset(
     re.findall(
         r"\w+",
-        "html head meta title style body main header h1 h2 h3 p strong section div span b i ul li dl dt dd svg "
-        "text rect line figure img details summary table thead tbody tr th td code footer",
+        "html head meta title style body main header h1 h2 h3 p strong section div span b i ul li dl dt dd "
+        "svg text rect line figure img details summary table thead tbody tr th td code footer",
     )
 )
 
@@ -321,6 +326,73 @@ def test_bits_per_pixel_of_stacks() -> None:
     density, along = _bits_per_pixel(np.arange(8).reshape(2, 2, 2, 1), np.full((2, 2, 2, 1), 2), tiled)
     assert along == "yx"
     np.testing.assert_allclose(density, [[(0 + 2 + 4 + 6) / 8], [(1 + 3 + 5 + 7) / 8]])
+
+
+# -- from an archive -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Archive, AddResult]:
+    """A CT series, a scene of several tiles, and files that are no images."""
+    source, where = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("archive") / "archive"
+    series = collection.write_ct_series(source / "ct", slices=3, side=96)
+    collection.write_scene(source / "scene.tif", side=700)
+    (source / "README.TXT").write_text("not an image")
+    (source / "cut.dcm").write_bytes(series[0].read_bytes()[:8000])
+    result = add([source], where, workers=1)
+    return Archive.open(where), result
+
+
+def test_gathering_from_an_archive(stored: tuple[Archive, AddResult]) -> None:
+    archive, result = stored
+    gathered = gather(archive, result)
+    images = {image.modality: image for image in gathered.images}
+    assert set(images) == {"CT", "GeoTIFF"}
+    assert {(f.source.rpartition("/")[2], f.status) for f in gathered.files} == {
+        ("README.TXT", "skipped"),
+        ("cut.dcm", "rejected"),
+    }
+    ct, scene = images["CT"], images["GeoTIFF"]
+    assert (ct.shape, ct.axes, ct.sources, ct.bits_along) == ((3, 96, 96), ("z", "y", "x"), 3, "yx")
+    assert (scene.shape, scene.bits_along, scene.tile) == ((4, 700, 700), "yx", (512, 512))
+    assert scene.bits_per_pixel is not None
+    assert scene.bits_per_pixel.shape == (2, 2)
+    # All that is coded is in the map: bits per pixel times pixels of the tile.
+    pixels = np.outer([512, 188], [512, 188])
+    assert (scene.bits_per_pixel * pixels).sum() == archive[scene.id].quality.bits.sum()
+    for image_, colours in ((ct, ()), (scene, (3,))):
+        assert image_.thumbnail is not None
+        picture = decoded(image_.thumbnail)
+        assert max(picture.shape[:2]) <= 128
+        assert picture.shape[2:] == colours
+        assert picture.std() > 10
+    assert gathered.settings["codecs"] == "tilevault.lossless"
+    page = Page(render_page(gathered)).check()
+    assert "TruncatedSource" in page.text
+
+
+def test_thumbnails_are_left_out_on_request(stored: tuple[Archive, AddResult]) -> None:
+    gathered = gather(*stored, thumbnails=False)
+    assert not gathered.thumbnails
+    assert all(image.thumbnail is None for image in gathered.images)
+    assert any(image.bits_per_pixel is not None for image in gathered.images)
+
+
+def test_a_damaged_image_costs_its_picture_and_not_the_report(
+    stored: tuple[Archive, AddResult], tmp_path: Path
+) -> None:
+    archive, result = stored
+    copy = tmp_path / "archive"
+    shutil.copytree(archive.path, copy)
+    scene = next(image for image in gather(archive, result).images if image.modality == "GeoTIFF")
+    shutil.rmtree(Archive.open(copy)[scene.id].path / "0" / "data" / "c")
+    write_report(tmp_path / "report.html", Archive.open(copy), result)
+    page = Page((tmp_path / "report.html").read_text()).check()
+    assert "TileMissing" in page.text
+    shutil.rmtree(copy / "commits")
+    bare = gather(Archive.open(copy), result)
+    assert [image.status for image in bare.images] == [image.status for image in result.images]
+    assert all(image.thumbnail is None for image in bare.images)
 
 
 # -- the file --------------------------------------------------------------------------------------------

@@ -72,7 +72,10 @@ class Cluster(AbstractContextManager["Cluster"]):
                 n_workers=1,
                 threads_per_worker=workers or os.cpu_count() or 1,
                 processes=False,
-                dashboard_address=None,
+                # Dask's HTTP servers cannot be left out; without an address they listen on every interface.
+                dashboard_address="127.0.0.1:0",
+                worker_dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
                 memory_limit=None,
                 silence_logs=50,
             )

@@ -6,6 +6,7 @@ skips what is there, continues what was interrupted, and extends a series that h
 """
 
 import datetime
+import hashlib
 import os
 import platform
 import time
@@ -22,17 +23,18 @@ from tilevault.archive.description import Description
 from tilevault.archive.formats import SourceFile, SourceImage, formats
 from tilevault.archive.generation import Generation, ShardReceipt
 from tilevault.archive.image import Words
-from tilevault.archive.manifest import CommitRecord, ManifestObject, image_id, source_set
+from tilevault.archive.manifest import CommitRecord, Manifest, ManifestObject, image_id, source_set
 from tilevault.archive.source import StoredFrames
 from tilevault.archive.store import Archive, Image
 from tilevault.archive.tiles import EncodedTile
-from tilevault.codecs.errors import Conflict, InvalidRequest, TilevaultError
+from tilevault.codecs.errors import Conflict, InvalidRequest, TilevaultError, VerifyAfterEncodeFailed
 from tilevault.workflows.cluster import Cluster, Job, Task, run_inline
 from tilevault.workflows.discover import FileResult, Found, find_files, scan_files
 from tilevault.workflows.plan import (
     describe,
     generation_of,
     has_low_bands,
+    image_name,
     settle_downsampling,
     shard_inputs,
     source_batches,
@@ -129,8 +131,9 @@ def add(
     tally = _Tally(progress or (lambda event: None))
     with Cluster(workers, scheduler) as cluster:
         files, others = _scan_all(cluster, list(find_files(sources, path)), tally)
+        files, known = _without_conflicts(files, opened)
         images, refused = _assemble(files)
-        others += refused
+        others += known + refused
         tally.bytes_total = sum(_bytes_source(image) for image in images)
         orders = [_Order(os.fspath(path.absolute()), image, tile, _provenance(tile)) for image in images]
         if dry_run:
@@ -217,6 +220,36 @@ def _assemble(files: Sequence[SourceFile]) -> tuple[list[SourceImage], list[File
         images += assembled
         refused += [FileResult(f.name, "rejected", e.code, e.message) for f, e in rejected]
     return images, refused
+
+
+def _without_conflicts(
+    files: list[SourceFile], archive: Archive | None
+) -> tuple[list[SourceFile], list[FileResult]]:
+    """Refuse what claims to be an archived instance and has other bytes (in whatever image that lies)."""
+    instances = {
+        file.sha256: formats()[file.format].instance_of(file) for file in files if file.format in formats()
+    }
+    groups = {found[0] for found in instances.values() if found}
+    if archive is None or not groups:
+        return files, []
+    archived: dict[tuple[str, str], SourceFile] = {}
+    for image in archive.values():
+        if image.summary.get("SeriesInstanceUID") in groups:
+            module = formats()[image.description.format]
+            archived |= {found: file for file in image.source.files if (found := module.instance_of(file))}
+    kept, refused = [], []
+    for file in files:
+        found = instances.get(file.sha256)
+        first = archived.get(found) if found else None
+        if first is None or first.sha256 == file.sha256:
+            kept.append(file)
+            continue
+        reason = (
+            f"{file.name}: instance {found[1] if found else ''} is archived as {first.name} with other bytes "
+            f"(sha256 {first.sha256}, here {file.sha256})"
+        )
+        refused.append(FileResult(file.name, "rejected", "DuplicateConflict", reason))
+    return kept, refused
 
 
 def _planned(order: _Order, archive: Archive | None) -> ImageResult:
@@ -313,7 +346,10 @@ def _attempt(order: _Order) -> Job:
             for role, index in generation.blocks()
         ]
         objects += [entry for block in written for entry in block]
-    (record,) = yield [Task(_finish, (order, generation, receipts, files, objects, previous))]
+    (documents,) = yield [Task(_write_documents, (generation, receipts, files))]
+    objects += documents
+    yield _proofs(order, generation, objects)
+    (record,) = yield [Task(_commit, (order, generation, objects, previous))]
     status = "extended" if known else "added"
     return _result(order, status, commit=record, description=generation.description)
 
@@ -426,7 +462,9 @@ def _write_shard(
     with _open_reader(order) as reader:
         read = reader.read if role == "data" else reader.read_mask
         stream = None if order.image.codec is None or role != "data" else reader.read_stream
-        return generation.write_shard(role, index, inputs, read, stream)
+        # The tiles of file-exact images are decoded when their files are rebuilt.
+        prove = role != "data" or order.image.round_trip != "file-exact"
+        return generation.write_shard(role, index, inputs, read, stream, prove)
 
 
 def _write_source(
@@ -452,19 +490,57 @@ def _write_block(
     return generation.write_block(role, index, readers)
 
 
-def _finish(
-    order: _Order,
+def _write_documents(
     generation: Generation,
     receipts: Sequence[ShardReceipt],
     files: Sequence[tuple[SourceFile, list[list[Any]]]],
+) -> list[ManifestObject]:
+    tables = {role: generation.tables(role, receipts) for role in generation.description.arrays}
+    return generation.write_documents(tables, files)
+
+
+def _proofs(order: _Order, generation: Generation, objects: Sequence[ManifestObject]) -> list[Task]:
+    """What is still to be shown once all is written: that the files come out as they went in."""
+    if order.image.round_trip != "file-exact":
+        return [Task(_prove_metadata, (order.image,))]
+    manifest = generation.manifest(objects)
+    return [Task(_prove_files, (generation, manifest, batch)) for batch in _proof_batches(order.image)]
+
+
+def _proof_batches(image: SourceImage) -> Iterator[range]:
+    """Runs of neighbouring files of about one shard's bytes."""
+    start, size = 0, 0
+    for i, file in enumerate(image.sources):
+        size += file.size
+        if size >= SMALL_IMAGE or i + 1 == len(image.sources):
+            yield range(start, i + 1)
+            start, size = i + 1, 0
+
+
+def _prove_files(generation: Generation, manifest: Manifest, batch: range) -> None:
+    """Rebuild files from what is stored and compare them with what was scanned."""
+    image = Image.staged(generation.blobs, manifest)
+    for i in batch:
+        file, digest, size = image.source.files[i], hashlib.sha256(), 0
+        for piece in image.source.rebuild(i):
+            digest.update(piece)
+            size += len(piece)
+        if (size, digest.hexdigest()) != (file.size, file.sha256):
+            raise VerifyAfterEncodeFailed(f"{file.name}: does not come out as it went in", name=file.name)
+
+
+def _prove_metadata(image: SourceImage) -> None:
+    formats()[image.format].prove_metadata(image)
+
+
+def _commit(
+    order: _Order,
+    generation: Generation,
     objects: Sequence[ManifestObject],
     previous: CommitRecord | None,
 ) -> CommitRecord:
-    """Documents, manifest, commit."""
-    tables = {role: generation.tables(role, receipts) for role in generation.description.arrays}
-    documents = generation.write_documents(tables, files)
     record = generation.commit(
-        [*objects, *documents],
+        objects,
         source_set(file.sha256 for file in order.image.sources),
         _listing(order, generation.description),
         order.provenance,
@@ -550,7 +626,7 @@ def _result(
     image = order.image
     return ImageResult(
         image=image_id(image.kind, image.key),
-        name=description.name if description else str(image.search.get("name") or image.sources[0].name),
+        name=description.name if description else image_name(image),
         status=status,
         sources=tuple(file.name for file in image.sources),
         round_trip=image.round_trip,

@@ -1,5 +1,6 @@
 """What will be read and written for one image: pure decisions, but for a look at a few tiles."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod
@@ -23,6 +24,8 @@ __all__ = ["describe", "generation_of", "has_low_bands", "shard_inputs", "source
 SAMPLED_TILES = 4
 PACKING_GAIN = 0.05
 """Histogram packing costs the cheap levels, so it must save at least this share of the bytes."""
+LEVEL_SHARE = 0.04
+"""Raw bytes of the largest stored level of encapsulated frames, as a share of the frames' own bytes."""
 FILES_PER_BATCH = 256
 BYTES_PER_BATCH = 64 << 20
 
@@ -67,7 +70,7 @@ def _sparse(words: np.ndarray[Any, Any]) -> bool:
 
 def describe(image: SourceImage, side: int, pack: bool) -> Description:
     """The description of an image that is about to be stored."""
-    name = str(image.search.get("name") or image.sources[0].name)
+    name = image_name(image)
     common: dict[str, Any] = {
         "image": image_id(image.kind, image.key),
         "kind": image.kind,
@@ -87,7 +90,26 @@ def describe(image: SourceImage, side: int, pack: bool) -> Description:
             image.info, codec, tile_shape(image.info.shape, image.info.axes, side), **common
         )
     frames = FrameCodec(image.codec, **image.layout["codec"])
-    return Description.plan(image.info, frames, tuple(image.layout["chunk"]), **common)
+    planned = Description.plan(image.info, frames, tuple(image.layout["chunk"]), **common)
+    return replace(planned, levels=_affordable(planned, sum(file.size for file in image.sources)))
+
+
+def image_name(image: SourceImage) -> str:
+    """What people call it: the format's name for it, the file, or the folder that all its files share."""
+    if "name" in image.search:
+        return str(image.search["name"])
+    names = [file.name for file in image.sources if file.format != "sidecar"]
+    folder = os.path.commonpath(names)
+    return folder or str(image.search.get("SeriesDescription") or names[0])
+
+
+def _affordable(description: Description, stored: int) -> tuple[int, ...]:
+    """The stored levels of frames that stay as they are: only a small share of what the frames take."""
+    info = description.info
+    assert info is not None
+    raw = {k: prod(description.level_shape(k)) * info.dtype.itemsize for k in description.levels}
+    kept = [k for k in description.levels[1:] if raw[k] <= LEVEL_SHARE * stored]
+    return (0, *(kept or description.levels[-1:]))
 
 
 def settle_downsampling(description: Description, plain: bool) -> Description:
@@ -147,8 +169,3 @@ def source_batches(image: SourceImage) -> list[range]:
     if start < len(image.sources):
         batches.append(range(start, len(image.sources)))
     return batches
-
-
-def with_sources(image: SourceImage, sources: tuple[Any, ...]) -> SourceImage:
-    """The same image with its files described anew."""
-    return replace(image, sources=sources)

@@ -119,7 +119,8 @@ def gather(archive: "Archive | None", result: "AddResult", *, thumbnails: bool =
     """What the page shows of ``result``, with pictures of the first `MAX_PICTURES` images."""
     import tilevault
 
-    images, settings = [], {}
+    images: list[ReportImage] = []
+    settings: dict[str, str] = {}
     for i, entry in enumerate(result.images):
         shown = _plain(entry)
         stored = _stored(archive, entry)
@@ -129,6 +130,9 @@ def gather(archive: "Archive | None", result: "AddResult", *, thumbnails: bool =
             if i < MAX_PICTURES:
                 shown = _pictured(shown, stored, thumbnails)
         images.append(shown)
+    codecs = sorted({image.codec for image in images if image.codec})
+    if codecs:
+        settings["codecs"] = ", ".join(codecs)
     totals = result.totals
     return Report(
         title=archive.path.name if archive is not None else "nothing stored",

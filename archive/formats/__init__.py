@@ -138,12 +138,23 @@ class Format(Protocol):
         """Group scanned files into images; second, the files that fit nowhere, with the reason."""
         ...
 
+    def instance_of(self, file: SourceFile) -> tuple[str, str] | None:
+        """(group, name) under which a file may exist with one content only, or None."""
+        ...
+
     def window_inputs(self, image: SourceImage, window: Window) -> Any:
         """JSON values that name the source samples of a level-0 window: the same values, the same samples."""
         ...
 
     def open_reader(self, image: SourceImage, archived: ArchivedFrames | None = None) -> SourceReader:
         """A reader of ``image``; ``archived`` serves the files that have no path."""
+        ...
+
+    def prove_metadata(self, image: SourceImage) -> None:
+        """Show that an export of a metadata-exact image would carry all its metadata.
+
+        Raises `VerifyAfterEncodeFailed`.
+        """
         ...
 
     def rebuild(self, file: SourceFile, verbatim: Iterator[bytes], frames: FrameAccess) -> Iterator[bytes]:

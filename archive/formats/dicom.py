@@ -39,6 +39,7 @@ from tilevault.archive.formats.dicom_stack import (
     flat_positions,
     frame_position,
     frames_in_order,
+    instance_of,
     window_inputs,
 )
 from tilevault.archive.image import ImageInfo, Window, Words
@@ -55,6 +56,7 @@ __all__ = [
     "DicomReader",
     "assemble",
     "frame_position",
+    "instance_of",
     "open_reader",
     "rebuild",
     "recognizes",

@@ -62,6 +62,16 @@ EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 
+PROGRAMS = (
+    b"MZ",
+    b"\x7fELF",
+    b"#!",
+    b"\xfe\xed\xfa",
+    b"\xce\xfa\xed\xfe",
+    b"\xcf\xfa\xed\xfe",
+    b"\xca\xfe\xba\xbe",
+)
+"""Beginnings of PE, ELF, scripts and Mach-O: a file can be one of them and DICOM at once."""
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 TRANSFER_SYNTAX = 0x00020010
@@ -544,8 +554,10 @@ def uid_text(value: bytes, what: str) -> str:
 
 def scan_elements(source: FileSource, wanted: Wanted) -> tuple[Scanned, FileSource]:
     """Walk the whole file; what was found, and the source, whose `finish` gives the digest."""
+    suspicious = []
     if source.peek(132)[128:] == b"DICM":
-        source.skip(132)
+        if source.read(132).startswith(PROGRAMS):
+            suspicious.append("the preamble is the beginning of a program or script")
     elif not begins_data_set(source.peek(4096)):
         raise NotRecognized("not a DICOM file")
     meta = _scan_meta(source, wanted)
@@ -575,7 +587,7 @@ def scan_elements(source: FileSource, wanted: Wanted) -> tuple[Scanned, FileSour
         big_endian=big_endian,
         data_set_offset=begin,
         pixel=body.pixel,
-        warnings=meta.warnings + body.warnings,
+        warnings=suspicious + meta.warnings + body.warnings,
     )
     return found, source
 

@@ -30,6 +30,7 @@ __all__ = [
     "flat_positions",
     "frame_position",
     "frames_in_order",
+    "instance_of",
     "palette_lists",
     "window_inputs",
 ]
@@ -540,6 +541,12 @@ def frame_position(image: SourceImage, file: int, frame: int) -> tuple[int, ...]
         flat, i = divmod(flat, extent)
         index.insert(0, i)
     return tuple(index)
+
+
+def instance_of(file: SourceFile) -> tuple[str, str] | None:
+    """(SeriesInstanceUID, SOPInstanceUID) of a file: what no other bytes may claim to be."""
+    uids = file.record["uids"]
+    return uids["series"], uids["sop"]
 
 
 def window_inputs(image: SourceImage, window: Window) -> list[Any]:

@@ -47,6 +47,8 @@ from tilevault.archive.formats.geotiff_layout import (
     ImageLayout,
     Purpose,
     check_blocks,
+    check_gdal_metadata,
+    check_jpeg_ends,
     image_layout,
     is_plain,
     purpose,
@@ -105,7 +107,8 @@ class _Structure:
 
 
 def _structure(fd: int) -> _Structure:
-    tiff = parse_tiff(FileView(fd, os.fstat(fd).st_size))
+    view = FileView(fd, os.fstat(fd).st_size)
+    tiff = parse_tiff(view)
     ifds = [ifd for top in tiff.ifds for ifd in (top, *top.children.get(SUB_IFDS, ()))]
     purposes = tuple(purpose(ifd) for ifd in ifds)
     if purposes[0] in (Purpose.MASK, Purpose.OVERVIEW_MASK):
@@ -117,6 +120,8 @@ def _structure(fd: int) -> _Structure:
         raise UnsupportedSyntax("several masks in one TIFF")
     layouts = tuple(image_layout(ifd) for ifd in ifds)
     shared = check_blocks(tiff, layouts)
+    check_jpeg_ends(view, layouts[0])
+    check_gdal_metadata(tiff.ifds[0])
     for layout, what in zip(layouts, purposes, strict=True):
         if what == Purpose.MASK:
             _check_mask(layout, layouts[0])
@@ -393,6 +398,11 @@ class GeoTiffReader:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def instance_of(file: SourceFile) -> tuple[str, str] | None:
+    """A GeoTIFF has no identity but its bytes."""
+    return None
 
 
 def window_inputs(image: SourceImage, window: Window) -> Any:

@@ -118,6 +118,8 @@ def translated(what: str) -> Iterator[None]:
 def _translation(what: str, error: Exception) -> TilevaultError:
     cause = error.__cause__ or error
     message = " ".join(str(cause).split()) or type(cause).__name__
+    if isinstance(cause, UnicodeDecodeError):
+        return UnsupportedSyntax(f"{what}: the CRS's name is not UTF-8, which rasterio needs: {message}")
     lower = message.lower()
     if "codec" in lower and ("missing" in lower or "not configured" in lower or "unsupported" in lower):
         return UnsupportedSyntax(f"{what}: {message}")

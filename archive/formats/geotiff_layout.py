@@ -8,13 +8,14 @@ Source: TIFF 6.0, sections 3 (bilevel) to 15 (tiled images), 18 (associated alph
 """
 
 import heapq
+import xml.parsers.expat as expat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tilevault.archive.formats.geotiff_ifd import Ifd, Order, Tiff
+from tilevault.archive.formats.geotiff_ifd import ByteView, Ifd, Order, Tiff
 from tilevault.codecs.errors import InconsistentHeader, LimitExceeded, TruncatedSource, UnsupportedSyntax
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "PixelRun",
     "Purpose",
     "check_blocks",
+    "check_gdal_metadata",
+    "check_jpeg_ends",
     "image_layout",
     "is_plain",
     "pixel_runs",
@@ -51,7 +54,7 @@ COMPRESSIONS = {
 }
 """Compression ids that GDAL builds may read; whether the installed one does shows when it opens the file."""
 
-JPEG, YCBCR, MASK = 7, 6, 4
+JPEG, YCBCR, GDAL_METADATA = 7, 6, 42112
 COLOURS = frozenset((0, 1, 2, 3, 4, 5, YCBCR))
 """Photometric interpretations whose samples GDAL hands out as they are (YCbCr: only within JPEG)."""
 
@@ -277,6 +280,43 @@ def _check_lengths(layout: ImageLayout, number: int) -> None:
             f"block {int(bad[0])} of image {number} has {int(layout.counts[bad[0]])} bytes, "
             f"its rows need {int(need[bad[0]])}"
         )
+
+
+def check_jpeg_ends(view: ByteView, layout: ImageLayout) -> None:
+    """Raise `TruncatedSource` unless every JPEG block ends as JPEG does: libjpeg fills in what is missing."""
+    if layout.compression != JPEG:
+        return
+    for index in np.flatnonzero(layout.counts):
+        length = min(int(layout.counts[index]), 16)
+        tail = view.at(int(layout.offsets[index] + layout.counts[index]) - length, length)
+        if not tail.rstrip(b"\0\xff").endswith(b"\xff\xd9") and not tail.endswith(b"\xff\xd9"):
+            raise TruncatedSource(
+                f"JPEG block {int(index)} of image 0 does not end", block=int(index), image=0
+            )
+
+
+def check_gdal_metadata(ifd: Ifd) -> None:
+    """Raise `InconsistentHeader` for a GDAL_METADATA tag that is neither UTF-8 nor XML.
+
+    GDAL takes either; of what is neither it complains in a message that rasterio cannot decode. Nothing
+    is taken from this parse, and a document type (which could define entities) counts as no XML.
+    """
+    tag = ifd.tags.get(GDAL_METADATA)
+    if tag is None:
+        return
+    try:
+        tag.value.decode("utf-8")
+    except UnicodeDecodeError:
+        parser = expat.ParserCreate("iso-8859-1")
+        parser.StartDoctypeDeclHandler = _refuse_doctype
+        try:
+            parser.Parse(tag.value.rstrip(b"\0"), True)
+        except expat.ExpatError as error:
+            raise InconsistentHeader(f"GDAL_METADATA is neither UTF-8 nor XML: {error}") from error
+
+
+def _refuse_doctype(*_: object) -> None:
+    raise InconsistentHeader("GDAL_METADATA is not UTF-8 and declares a document type")
 
 
 def is_plain(layout: ImageLayout) -> bool:

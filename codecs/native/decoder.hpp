@@ -37,12 +37,14 @@ class CoefficientDecoder {
     for (size_t s = 0; s < segments.size(); ++s) {
       BitReader r(segments[s]);
       if (s == 0) read(r);
-      for (State& t : states_) t.count = 0;
+      for (State& t : states_) t.count = t.tokens = 0;
       const unsigned decomposition = tile.levels - static_cast<unsigned>(s == 0 ? 0 : s - 1);
       for (size_t plane = 0; plane < tile.planes; ++plane)
         for (unsigned k = s == 0 ? kLL : kHL; k <= (s == 0 ? kLL : kHH); ++k)
           decode_band(rows, decomposition, plane, static_cast<Kind>(k), r, c);
       r.expect_end();
+      for (const State& t : states_)
+        if (t.mode == kRun ? t.count > 1 : t.tokens != 0) throw Corrupt("a group of tokens is longer than its segment");
     }
   }
 

@@ -39,10 +39,11 @@ nb::bytes encode(ByteArray samples, unsigned type, const std::vector<uint64_t>& 
   const tilevault::Shape shape = shape_of(extents, tilevault::size_of(t));
   if (samples.size() != shape.samples() * tilevault::size_of(t)) throw nb::value_error("samples and shape differ");
   if (levels > tilevault::kMaxLevels) throw nb::value_error("too many decompositions");
-  static thread_local std::vector<uint8_t> out;
+  std::vector<uint8_t> out;
   {
     nb::gil_scoped_release release;
     tilevault::TileEncoder::encode(samples.data(), t, shape, levels, pack, out);
+    tilevault::Workspace::give_back();
   }
   return nb::bytes(reinterpret_cast<const char*>(out.data()), out.size());
 }
@@ -55,6 +56,7 @@ void decode(ByteArray data, unsigned type, const std::vector<uint64_t>& extents,
   if (out.size() != shape.planes() * rows * columns * tilevault::size_of(t)) throw nb::value_error("output and shape differ");
   nb::gil_scoped_release release;
   tilevault::TileDecoder::decode({data.data(), data.size()}, t, shape, reduce, levels, out.data());
+  tilevault::Workspace::give_back();
 }
 
 std::vector<size_t> segment_ends(ByteArray data, unsigned type, unsigned levels) {

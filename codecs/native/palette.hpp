@@ -91,9 +91,9 @@ inline void read_palette(Type type, size_t samples, Bytes& in, std::vector<uint3
   for (size_t i = 1; i < n; ++i) {
     unsigned quotient = 0;
     while (quotient < 24 && r.get_slow(1) == 0) ++quotient;
-    const uint32_t gap = quotient < 24 ? quotient << k | r.get_slow(k) : r.get_slow(32);
+    const uint64_t gap = quotient < 24 ? uint64_t{quotient} << k | r.get_slow(k) : r.get_slow(32);
     bits += quotient < 24 ? quotient + 1 + k : 24 + 32;
-    key += uint64_t{gap} + 1;
+    key += gap + 1;
     if (key > 0xFFFFFFFFu) throw Corrupt("a value is out of range");
     keys[i] = static_cast<uint32_t>(key);
   }

@@ -151,6 +151,12 @@ struct Workspace {
     static thread_local Workspace w;
     return w;
   }
+
+  // A thread that met one huge tile does not hold its memory for ever.
+  static void give_back() {
+    constexpr size_t kKept = size_t{16} << 20;
+    if (mine().coefficients.capacity() > kKept || mine().words.capacity() > kKept) mine() = Workspace{};
+  }
 };
 
 class TileEncoder {

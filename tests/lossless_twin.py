@@ -1,0 +1,443 @@
+"""A slow decoder of tilevault.lossless frames, written from docs/format.md section 2 alone.
+
+One Python integer at a time and nothing clever: it exists so that the native core can be compared with
+the specification. It knows wavelet53, raw and constant frames and checks little.
+"""
+
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+
+TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f4"]
+RANGES = {"u1": (0, 255), "i1": (-128, 127), "u2": (0, 65535), "i2": (-32768, 32767)}
+#          a   b  c  d   e  f  g  i  j
+WEIGHTS = [
+    (26, 10, 4, 2, 0, 0, 0, 0, 0),
+    (22, 9, 4, 4, 14, 0, 0, 0, 0),
+    (12, 6, 2, 2, 10, 5, 5, 0, 0),
+    (10, 6, 3, 3, 3, 6, 2, 7, 2),
+]
+LL, HL, LH, HH = range(4)
+
+
+def word(value):
+    """To a 32-bit two's-complement integer."""
+    return (value + 2**31) % 2**32 - 2**31
+
+
+def log2(value):
+    return value.bit_length() - 1
+
+
+# --- 2.7 bits ----------------------------------------------------------------------------------------
+
+
+class Bits:
+    def __init__(self, data):
+        self.value, self.size, self.at = int.from_bytes(data, "little"), 8 * len(data), 0
+
+    def field(self, n):
+        assert self.at + n <= self.size, "the segment is too short"
+        out = self.value >> self.at & (1 << n) - 1
+        self.at += n
+        return out
+
+    def gamma(self):
+        n = 0
+        while not self.field(1):
+            n += 1
+        return 1 << n | self.field(n)
+
+    def align(self):
+        self.field(-self.at % 8)
+        return self.at // 8
+
+
+def canonical(lengths):
+    """(length, code) -> symbol; the empty code if there is one symbol only."""
+    used = sorted((n, s) for s, n in enumerate(lengths) if n)
+    assert used, "no symbol"
+    if len(used) == 1:
+        assert used[0][0] == 1
+        return {(0, 0): used[0][1]}
+    assert sum(2 ** (12 - n) for n, _ in used) == 2**12, "not a complete code"
+    out, code, before = {}, 0, used[0][0]
+    for n, s in used:
+        code <<= n - before
+        out[n, code] = s
+        code, before = code + 1, n
+    return out
+
+
+def symbol(bits, code):
+    n = value = 0
+    while (n, value) not in code:
+        value = value << 1 | bits.field(1)
+        n += 1
+    return code[n, value]
+
+
+def raw_bits(token):
+    return 0 if token < 16 else (token - 16) // 4 + 2
+
+
+def hybrid(bits, token):
+    if token < 16:
+        return token
+    n = raw_bits(token)
+    return (4 + (token - 16) % 4) << n | bits.field(n)
+
+
+@dataclass
+class Table:
+    mode: int
+    digits: int = 0
+    escape: bool = False
+    sizes: list = field(default_factory=list)
+    codes: list = field(default_factory=list)
+    queue: list = field(default_factory=list)  # digits left
+    run: int | None = None
+
+    def token(self, bits):
+        if self.mode == 0:
+            return symbol(bits, self.codes[0])
+        if self.mode == 3:
+            if self.run is None:
+                self.run = hybrid(bits, symbol(bits, self.codes[0]))
+            if self.run > 0:
+                self.run -= 1
+                return 0
+            self.run = None
+            return symbol(bits, self.codes[1]) + 1
+        if not self.queue:
+            group = symbol(bits, self.codes[0])
+            for _ in range(2 * self.mode):
+                self.queue.append(group % self.digits)
+                group //= self.digits
+        digit = self.queue.pop(0)
+        if self.escape and digit == self.digits - 1:
+            digit += symbol(bits, self.codes[1])
+        return digit
+
+
+def read_lengths(bits, meta, size, digits):
+    """digits: 0 for codes of tokens."""
+    out = []
+    for s in range(size):
+        if s == 0:
+            predicted = 3
+        elif digits == 0:
+            predicted = out[s - 1]
+        else:
+            places, unit, rest = [], 1, s
+            while rest:
+                if rest % digits:
+                    places.append(unit)
+                rest //= digits
+                unit *= digits
+            u = places[0]
+            predicted = out[s - u]
+            if len(places) > 1:
+                predicted = min(max(out[s - u] + out[s - places[1]] - out[s - u - places[1]], 1), 13)
+        t = symbol(bits, meta)
+        out.append(predicted + (t // 2 if t % 2 == 0 else -(t + 1) // 2))
+        assert 1 <= out[-1] <= 13
+    return [0 if n == 13 else n for n in out]
+
+
+def read_tables(bits):
+    mapping, known = [], 0
+    while len(mapping) < 180:
+        if bits.field(1):
+            table, known = known, known + 1
+        else:
+            table = bits.field(6)
+        mapping += [table] * bits.gamma()
+    assert len(mapping) == 180
+    tables = []
+    for _ in range(known):
+        t = Table(bits.field(2))
+        if t.mode in (1, 2):
+            t.digits = bits.field(4 if t.mode == 1 else 2) + 1
+            t.escape = bool(bits.field(1))
+            t.sizes = [t.digits ** (2 * t.mode)]
+        else:
+            t.sizes = [bits.field(7) + 1]
+        if t.escape or t.mode == 3:
+            t.sizes.append(bits.field(7) + 1)
+        tables.append(t)
+    meta = canonical([bits.field(4) for _ in range(bits.field(5) + 1)])
+    for t in tables:
+        for i, size in enumerate(t.sizes):
+            digits = t.digits if i == 0 else 0
+            t.codes.append(canonical(read_lengths(bits, meta, size, digits)))
+    return mapping, tables
+
+
+# --- 2.5, 2.6 coefficients -----------------------------------------------------------------------------
+
+
+def magnitude(bands, key, y, x, width):
+    band = bands.get(key)
+    if band is None or y < 0 or x < 0 or x >= width or y >= len(band) or x >= len(band[y]):
+        return 0
+    return min(abs(band[y][x]), 32767)
+
+
+def context(bands, plane, d, kind, y, x, width):
+    a, b, c, dd, e, f, g, i, j = WEIGHTS[kind]
+
+    def m(yy, xx, k=kind, p=plane, depth=d):
+        return magnitude(bands, (p, depth, k), yy, xx, width)
+
+    energy = a * m(y - 1, x) + b * (m(y - 1, x - 1) + m(y - 1, x + 1))
+    energy += c * m(y - 2, x) + dd * (m(y - 1, x - 2) + m(y - 1, x + 2)) + 8 * m(y, x, p=plane - 1)
+    if kind != LL:
+        energy += e * magnitude(bands, (plane, d + 1, kind), y >> 1, x >> 1, width)
+    energy += f * m(y, x, HL) + g * (m(y, x - 1, HL) + m(y, x + 1, HL) + m(y + 1, x, HL))
+    energy += i * m(y, x, LH) + j * (m(y, x - 1, LH) + m(y, x + 1, LH) + m(y + 1, x, LH))
+    if energy == 0:
+        return 45 * kind
+    k = log2(energy)
+    return 45 * kind + 2 * k + 1 + (2 * energy >= 3 << k)
+
+
+def band_shape(height, width, d, kind):
+    if kind == LL:
+        return -(-height >> d), -(-width >> d)
+    h, w = -(-height >> d - 1), -(-width >> d - 1)
+    return (h // 2 if kind in (LH, HH) else -(-h // 2)), (w // 2 if kind in (HL, HH) else -(-w // 2))
+
+
+def read_segments(segments, planes, height, width, levels):
+    """(plane, decomposition, kind) -> rows of coded words."""
+    bands = {}
+    for s, data in enumerate(segments):
+        bits = Bits(data)
+        if s == 0:
+            mapping, tables = read_tables(bits)
+        for t in tables:
+            t.queue, t.run = [], None
+        d = levels - max(s - 1, 0)
+        for plane in range(planes):
+            for kind in (LL,) if s == 0 else (HL, LH, HH):
+                rows, columns = band_shape(height, width, d, kind)
+                band = bands[plane, d, kind] = []
+                for y in range(rows if columns else 0):
+                    contexts = [context(bands, plane, d, kind, y, x, columns) for x in range(columns)]
+                    row = []
+                    for c in contexts:
+                        z = hybrid(bits, tables[mapping[c]].token(bits))
+                        row.append(z // 2 if z % 2 == 0 else -(z + 1) // 2)
+                    band.append(row)
+        assert bits.value >> bits.at == 0, "fill bits"
+        assert bits.size - bits.at < 8, "bytes follow"
+    return bands
+
+
+def restore_ll(rows):
+    for y, row in enumerate(rows):
+        for x, v in enumerate(row):
+            if y == 0:
+                p = row[x - 1] if x else 0
+            elif x == 0:
+                p = rows[y - 1][0]
+            else:
+                w, n, nw = row[x - 1], rows[y - 1][x], rows[y - 1][x - 1]
+                p = min(w, n) if nw >= max(w, n) else max(w, n) if nw <= min(w, n) else word(w + n - nw)
+            row[x] = word(v + p)
+
+
+# --- 2.4 wavelet -----------------------------------------------------------------------------------------
+
+
+def synthesise_line(low, high):
+    nl, nh = len(low), len(high)
+    if nh == 0:
+        return list(low)
+    h = [high[0], *high, high[-1]]
+    even = [word(low[i] - (word(h[i] + h[i + 1] + 2) >> 2)) for i in range(nl)]
+    mirrored = [*even, even[-1]]
+    x = [0] * (nl + nh)
+    x[0::2] = even
+    x[1::2] = [word(high[i] + (word(mirrored[i] + mirrored[i + 1]) >> 1)) for i in range(nh)]
+    return x
+
+
+def synthesise(ll, hl, lh, hh):
+    low = [synthesise_line(a, b) for a, b in zip(ll, hl or [[]] * len(ll), strict=True)]
+    high = [synthesise_line(a, b) for a, b in zip(lh, hh or [[]] * len(lh), strict=True)]
+    columns = [synthesise_line(a, b) for a, b in zip(zip(*low), zip(*high) if high else [()] * len(low[0]), strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def analyse_line(x):
+    nh = len(x) // 2
+    if nh == 0:
+        return list(x)
+    at = lambda i: x[i] if i < len(x) else x[i - 2]  # noqa: E731
+    high = [word(x[2 * i + 1] - (word(x[2 * i] + at(2 * i + 2)) >> 1)) for i in range(nh)]
+    h = [high[0], *high, high[-1]]
+    return [word(x[2 * i] + (word(h[i] + h[i + 1] + 2) >> 2)) for i in range(len(x) - nh)]
+
+
+def low_band(rows, k):
+    """LL_k of a plane."""
+    for _ in range(k):
+        rows = list(zip(*[analyse_line(column) for column in zip(*rows, strict=True)], strict=True))
+        rows = [analyse_line(row) for row in rows]
+    return rows
+
+
+# --- 2.1 - 2.3, 2.8, 2.9 the frame ------------------------------------------------------------------------
+
+
+def varint(data, at):
+    value = shift = 0
+    while True:
+        value |= (data[at] & 127) << shift
+        shift += 7
+        at += 1
+        if data[at - 1] < 128:
+            return value, at
+
+
+def rank_to_bits(name, rank):
+    if name == "i4":
+        return rank ^ 0x80000000
+    if name == "f4":
+        return rank ^ (0x80000000 if rank >> 31 else 0xFFFFFFFF)
+    return rank
+
+
+def bits_to_rank(name, bits):
+    if name == "f4":
+        return bits ^ (0xFFFFFFFF if bits >> 31 else 0x80000000)
+    return rank_to_bits(name, bits)
+
+
+def to_sample_array(name, words, base, clamp):
+    """Words (nested lists) to samples."""
+    flat = np.array(words, dtype=object).reshape(-1)
+    shape = np.array(words, dtype=object).shape
+    if name in RANGES:
+        low, high = RANGES[name]
+        if clamp:
+            flat = [min(max(int(v), low), high) for v in flat]
+        return np.array([int(v) for v in flat], "<" + name).reshape(shape)
+    if clamp:
+        ranks = [min(max(int(v) + base, 0), 2**32 - 1) for v in flat]
+    else:
+        ranks = [(int(v) + base) % 2**32 for v in flat]
+    return np.array([rank_to_bits(name, r) for r in ranks], "<u4").view("<" + name).reshape(shape)
+
+
+def read_values(name, data, at):
+    bits = Bits(data[at:])
+    n, k, key = bits.field(16) + 1, bits.field(5), bits.field(32)
+    keys = [key]
+    for _ in range(n - 1):
+        q = 0
+        while q < 24 and not bits.field(1):
+            q += 1
+        key += (q << k | bits.field(k) if q < 24 else bits.field(32)) + 1
+        keys.append(key)
+    at += bits.align()
+    if name in ("u1", "u2"):
+        values = np.array(keys, "<" + name)
+    elif name in ("i1", "i2"):
+        values = (np.array(keys, np.int64) - 32768).astype("<" + name)
+    else:
+        values = np.array([rank_to_bits(name, key) for key in keys], "<u4").view("<" + name)
+    return values, at
+
+
+def decode(data, shape, dtype, reduce=0, decompositions=5):
+    data = bytes(data)
+    name = TYPES[data[1] >> 3]
+    assert np.dtype(dtype) == np.dtype(name)
+    rank, at, extents = data[1] & 7, 2, []
+    for _ in range(rank):
+        n, at = varint(data, at)
+        extents.append(n)
+    step = 2**reduce
+    *lead, height, width = extents
+    planes = prod(lead)
+    samples = np.dtype("<" + name)
+    if data[0] == 1:
+        tile = np.full(extents, np.frombuffer(data[at:], samples)[0])[..., ::step, ::step]
+    elif data[0] == 0:
+        tile = np.frombuffer(data[at:], samples).reshape(extents)
+        if reduce:
+            tile = reduce_raw(name, tile.reshape(planes, height, width), reduce).reshape(*lead, -(-height // step), -(-width // step))
+    else:
+        assert data[0] == 3
+        tile = decode_wavelet(data, at, name, (lead, planes, height, width), reduce, decompositions)
+    out = np.zeros((*shape[:-2], -(-shape[-2] // step), -(-shape[-1] // step)), samples)
+    out[tuple(slice(n) for n in tile.shape)] = tile
+    return out
+
+
+def reduce_raw(name, tile, k):
+    base = 0
+    if name in RANGES:
+        words = tile.astype(object)
+    else:
+        ranks = np.array([bits_to_rank(name, int(b)) for b in tile.reshape(-1).view("<u4")], object)
+        base = min(ranks) + (max(ranks) - min(ranks)) // 2
+        words = np.array([word(int(r) - base) for r in ranks], object).reshape(tile.shape)
+    return to_sample_array(name, [low_band(plane.tolist(), k) for plane in words], base, True)
+
+
+def decode_wavelet(data, at, name, size, reduce, decompositions):
+    lead, planes, height, width = size
+    flags = data[at]
+    at += 1
+    levels, packed, colour, axis = flags & 15, flags >> 4 & 1, flags >> 5 & 1, flags >> 6
+    assert levels == min(decompositions, (max(height, width) - 1).bit_length())
+    base, values = 0, None
+    if packed:
+        values, at = read_values(name, data, at)
+    elif name not in RANGES:
+        base, at = int.from_bytes(data[at : at + 4], "little"), at + 4
+    skip = 0 if packed else min(reduce, levels)
+    lengths = []
+    for _ in range(levels):
+        n, at = varint(data, at)
+        lengths.append(n)
+    segments = []
+    for n in [*lengths, len(data)][: levels + 1 - skip]:
+        segments.append(data[at : at + n])
+        at += n
+    bands = read_segments(segments, planes, height, width, levels)
+    for plane in range(planes):
+        restore_ll(bands[plane, levels, LL])
+    if colour:
+        undo_colour(bands, lead, axis)
+    out = []
+    for plane in range(planes):
+        ll = bands[plane, levels, LL]
+        for d in range(levels, skip, -1):
+            ll = synthesise(ll, *(bands[plane, d, kind] for kind in (HL, LH, HH)))
+        out.append(ll)
+    if packed:
+        return values[np.array(out)].reshape(*lead, height, width)[..., :: 2**reduce, :: 2**reduce]
+    tile = to_sample_array(name, out, base, reduce > 0)
+    return tile.reshape(*lead, *tile.shape[1:])
+
+
+def undo_colour(bands, lead, axis):
+    index = np.arange(prod(lead)).reshape(lead)
+    first, second, third = (np.take(index, i, axis).reshape(-1) for i in range(3))
+    depths = {(d, kind) for _, d, kind in bands}
+    for p, q, r in zip(first, second, third, strict=True):
+        for d, kind in depths:
+            a, b, c = (bands[int(i), d, kind] for i in (p, q, r))
+            for y, row in enumerate(a):
+                for x in range(len(row)):
+                    luma, co, cg = a[y][x], b[y][x], c[y][x]
+                    t = word(luma - (cg >> 1))
+                    green = word(cg + t)
+                    blue = word(t - (co >> 1))
+                    a[y][x], b[y][x], c[y][x] = word(blue + co), green, blue
