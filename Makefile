@@ -72,7 +72,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python tests/demo.py demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m 'not soak' -n $(JOBS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -q -m "not soak" -n $(JOBS) --dist worksteal --durations=15 --durations-min=5 $(ARGS)
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m soak --timeout=0 $(ARGS)
@@ -100,8 +100,8 @@ sanitize: $(VENV)/.build-tools
 	@mkdir -p build
 	@$(BIN)/cmake -S . -B build/sanitize -DTILEVAULT_NATIVE_TESTS=ON -DTILEVAULT_SANITIZE=ON > build/sanitize.log 2>&1 \
 		|| { cat build/sanitize.log >&2; exit 1; }
-	@$(BIN)/cmake --build build/sanitize
-	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+	@MAKEFLAGS= $(BIN)/cmake --build build/sanitize
+	$(BIN)/ctest --test-dir build/sanitize --parallel $(JOBS) --output-on-failure --no-tests=error
 
 # The wheel as a stranger gets it: no extras, no checkout in sight, no torch.
 package: $(VENV)/.build-tools

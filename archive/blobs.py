@@ -211,7 +211,9 @@ class LocalBlobs:
 
     def _make_folder(self, folder: Path) -> None:
         if not folder.is_dir():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder != self.root:
+                self._make_folder(folder.parent)
+            folder.mkdir(mode=0o700, exist_ok=True)
 
     @contextlib.contextmanager
     def _opened(self, key: str) -> Iterator[int]:

@@ -11,11 +11,13 @@ The commit record comes last; until then no reader sees anything.
 """
 
 import base64
+import contextlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,7 @@ from tilevault.archive.tiles import (
 )
 from tilevault.codecs.errors import Conflict, ManifestCorrupt, TileCorrupt, TilevaultError
 
-__all__ = ["Generation", "ShardReceipt"]
+__all__ = ["Generation", "ShardReceipt", "bits_array", "table_arrays"]
 
 SOURCE_BLOCK = 4 << 20
 """Raw bytes of one independently compressed block of source bytes."""
@@ -294,11 +296,7 @@ class Generation:
 
     def forget_receipts(self) -> None:
         """Remove the receipts of a generation that is committed."""
-        folder = self._receipts
-        if folder.is_dir():
-            for path in folder.iterdir():
-                path.unlink(missing_ok=True)
-            folder.rmdir()
+        forget_receipts(self.blobs, self.description.image, self.id)
 
     def _create(self, key: str, pieces: Sequence[bytes], inputs: str | None = None) -> ManifestObject:
         """Store an object; what an interrupted run left damaged under the key is written again."""
@@ -371,18 +369,30 @@ class Generation:
             yield from plain.encode(words).items()
 
     def _keep_receipt(self, receipt: ShardReceipt) -> None:
+        """Leave word of a finished shard. A receipt that cannot be kept costs a repetition, no more."""
         path = self._receipt_path(receipt.role, receipt.index)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-        temporary.write_bytes(receipt.to_bytes())
-        temporary.replace(path)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.write_bytes(receipt.to_bytes())
+            temporary.replace(path)
 
-    @property
-    def _receipts(self) -> Any:
-        return self.blobs.root / STAGING / f"{self.description.image}-{self.id}"
+    def _receipt_path(self, role: str, index: tuple[int, ...]) -> Path:
+        folder = _receipts(self.blobs, self.description.image, self.id)
+        return folder / f"{role}-{'-'.join(map(str, index))}.json"
 
-    def _receipt_path(self, role: str, index: tuple[int, ...]) -> Any:
-        return self._receipts / f"{role}-{'-'.join(map(str, index))}.json"
+
+def forget_receipts(blobs: LocalBlobs, image: str, generation: str) -> None:
+    """Remove the receipts of a committed generation; another run that leaves some meanwhile does no harm."""
+    folder = _receipts(blobs, image, generation)
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _receipts(blobs: LocalBlobs, image: str, generation: str) -> Path:
+    return blobs.root / STAGING / f"{image}-{generation}"
 
 
 def table_arrays(array: TiledArray, role: str) -> list[PlainArray]:

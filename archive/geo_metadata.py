@@ -9,11 +9,7 @@ of its pixel i is the centre of pixel i * 2**k of level 0, and its corner lies (
 A level of ``mean`` averages whole pixels, so the corners coincide.
 """
 
-import base64
 import json
-import math
-import re
-import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -21,17 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilevault.archive.attribute_values import cf_fill_value, finite, json_safe, nodata_word
 from tilevault.archive.grid import reduced_extent
 from tilevault.archive.image import ImageInfo
 from tilevault.codecs.errors import InvalidRequest
 
 __all__ = [
     "coordinates",
-    "fill_value",
-    "json_safe",
     "level_shape",
     "level_transform",
-    "nodata_word",
     "origin_shift",
     "satellite_data",
     "satellite_group",
@@ -80,19 +74,6 @@ Array = tuple[NDArray[Any], tuple[str, ...], dict[str, Any]]
 """Values, dimension names, attributes."""
 
 
-def json_safe(value: Any) -> Any:
-    """``value`` with tuples as lists, and NaN and infinities as Zarr spells them ("NaN", "-Infinity")."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {str(key): json_safe(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_safe(child) for child in value]
-    if isinstance(value, np.generic):
-        return json_safe(value.item())
-    return value
-
-
 def level_shape(info: ImageInfo, level: int) -> tuple[int, ...]:
     """Samples along each axis at ``level``: only y and x shrink."""
     y, x = info.shape[-2:]
@@ -113,55 +94,13 @@ def level_transform(info: ImageInfo, level: int, downsampling: str) -> Transform
     transform = info.attributes.get("transform")
     if transform is None:
         return None
-    numbers = [_finite(v) for v in transform]
+    numbers = [finite(v) for v in transform]
     if len(numbers) != 6 or None in numbers:
         return None
     a, b, c, d, e, f = (v or 0.0 for v in numbers)
     step, shift = float(1 << level), origin_shift(level, downsampling)
     origin = (c + (a + b) * shift, f + (d + e) * shift) if shift else (c, f)
     return a * step, b * step, origin[0], d * step, e * step, origin[1]
-
-
-def nodata_word(info: ImageInfo) -> Any | None:
-    """The nodata value as a word of the image's dtype; None where there is none or no word can equal it."""
-    if info.nodata is None:
-        return None
-    dtype, nodata = info.dtype, info.nodata
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if not math.isfinite(nodata) or nodata != int(nodata) or not limits.min <= nodata <= limits.max:
-            return None
-        return dtype.type(int(nodata))
-    if dtype.kind in "fc":
-        with np.errstate(over="ignore"):
-            word = dtype.type(nodata)
-        overflowed = math.isfinite(nodata) and not np.isfinite(word)
-        return None if overflowed else word
-    return None
-
-
-def fill_value(info: ImageInfo) -> Any:
-    """The ``fill_value`` of the Zarr array ``data``, a scalar of its dtype.
-
-    Nodata where there is one. Otherwise a word that is least likely to be a pixel, because GDAL and
-    rio-tiler take the fill value for nodata whatever else is written: NaN, the minimum of a signed type,
-    the maximum of an unsigned type wider than 8 bits. 0 for 8 bits, where 0 is the collar and 255 is cloud.
-    Medical images have 0: their readers do not look.
-    """
-    word = nodata_word(info)
-    if word is not None:
-        return word
-    dtype = info.dtype
-    if info.kind == "satellite":
-        if dtype.kind == "f":
-            return dtype.type(np.nan)
-        if dtype.kind == "c":
-            return dtype.type(complex(np.nan, np.nan))
-        if dtype.kind == "i":
-            return dtype.type(np.iinfo(dtype).min)
-        if dtype.kind == "u" and dtype.itemsize > 1:
-            return dtype.type(np.iinfo(dtype).max)
-    return dtype.type(0)
 
 
 def satellite_group(info: ImageInfo, levels: Sequence[int], name: str, downsampling: str) -> dict[str, Any]:
@@ -218,7 +157,7 @@ def satellite_data(info: ImageInfo, level: int, downsampling: str) -> dict[str, 
     attributes["grid_mapping"] = "spatial_ref"
     word = nodata_word(info)
     if word is not None:
-        attributes["_FillValue"] = _cf_fill_value(word)
+        attributes["_FillValue"] = cf_fill_value(word)
     bands = [b for b in info.attributes.get("bands") or [] if isinstance(b, Mapping)]
     attributes |= _scaling(info, bands)
     unit = _common([b.get("unit") for b in bands])
@@ -339,7 +278,10 @@ def _describe_crs(wkt: str) -> dict[str, Any]:
     empty: dict[str, Any] = {"wkt2": None, "cf": {}, "axes": []}
     try:
         crs = pyproj.CRS.from_wkt(wkt)
-        parameters = crs.to_cf()
+        operation = crs.coordinate_operation
+        # CF has no word for an oblique Mercator's angle to the grid: its parameters would name another CRS.
+        oblique = operation is not None and "oblique mercator" in operation.method_name.lower()
+        parameters = {} if oblique else crs.to_cf()
         return {
             "wkt2": crs.to_wkt("WKT2_2019"),
             "cf": {k: v for k, v in parameters.items() if k != "crs_wkt"},
@@ -385,7 +327,7 @@ def _gcps_geojson(gcps: Sequence[Sequence[Any]], level: int, downsampling: str) 
     step, shift = 1 << level, origin_shift(level, downsampling)
     features = []
     for gcp in gcps:
-        row, column, x, y, z = (_finite(v) for v in gcp[:5])
+        row, column, x, y, z = (finite(v) for v in gcp[:5])
         if row is None or column is None or x is None or y is None:
             continue
         features.append(
@@ -403,39 +345,14 @@ def _gcps_geojson(gcps: Sequence[Sequence[Any]], level: int, downsampling: str) 
     return {"type": "FeatureCollection", "features": features}
 
 
-def _cf_fill_value(word: Any) -> Any:
-    """``_FillValue`` as xarray spells it in Zarr v3: a number for integers, base64 of float64 for floats."""
-    if isinstance(word, np.complexfloating):
-        return [_base64(float(word.real)), _base64(float(word.imag))]
-    if isinstance(word, np.floating):
-        return _base64(float(word))
-    return int(word)
-
-
-def _base64(value: float) -> str:
-    return base64.standard_b64encode(struct.pack("<d", value)).decode("ascii")
-
-
 def _scaling(info: ImageInfo, bands: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    scale = _finite(_common([b.get("scale", 1.0) for b in bands]))
-    offset = _finite(_common([b.get("offset", 0.0) for b in bands]))
+    scale = finite(_common([b.get("scale", 1.0) for b in bands]))
+    offset = finite(_common([b.get("offset", 0.0) for b in bands]))
     if info.categorical or info.dtype.kind not in "iuf" or offset is None:
         return {}
     if not scale or (scale, offset) == (1.0, 0.0):
         return {}
     return {"scale_factor": scale, "add_offset": offset}
-
-
-def _finite(value: Any) -> float | None:
-    """A number of an image's attributes; None where it is none, or not finite.
-
-    Attributes hold floats that JSON cannot tell apart (-0.0, NaN) as ``"float64:"`` and 16 hex digits.
-    """
-    if isinstance(value, str) and re.fullmatch(r"float64:[0-9a-f]{16}", value):
-        (value,) = struct.unpack(">d", bytes.fromhex(value.removeprefix("float64:")))
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def _common(values: Sequence[Any]) -> Any:

@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from tilevault.archive.attribute_values import fill_value, json_safe, nodata_word
 from tilevault.archive.geo_metadata import (
     Array,
     coordinates,
-    fill_value,
-    json_safe,
     level_shape,
-    nodata_word,
     satellite_data,
     satellite_group,
     satellite_level,

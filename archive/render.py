@@ -5,7 +5,6 @@ interpretation, C.7.6.3.1.2) and a 2-98 percentile stretch where it does not. A 
 image: nothing is measured on it, and nothing in it goes back into the archive.
 """
 
-import base64
 import struct
 import zlib
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilevault.archive.geo_metadata import nodata_word
+from tilevault.archive.attribute_values import nodata_word
 from tilevault.archive.image import ImageInfo
 from tilevault.codecs.errors import InvalidRequest
 
@@ -151,6 +150,8 @@ def _grey(plane: Plane, valid: NDArray[np.bool_], info: ImageInfo, position: int
     window = info.attributes.get("window")
     if isinstance(window, Mapping):
         center, width = _number(window.get("center")), _number(window.get("width"))
+        if center is not None and width is not None and width > 0 and plane.dtype.kind == "f":
+            return _voi_linear_exact(_rescaled(plane, info, position), center, width)
         if center is not None and width is not None and width >= 1:
             return _voi_linear(_rescaled(plane, info, position), center, width)
     # 8-bit medical images without a window hold display values already.
@@ -165,6 +166,11 @@ def _voi_linear(values: NDArray[np.float64], center: float, width: float) -> Pic
         return np.where(values > center - 0.5, 255, 0).astype(np.uint8)
     ramp = (values - (center - 0.5)) / (width - 1) + 0.5
     return _rounded(ramp * 255)
+
+
+def _voi_linear_exact(values: NDArray[np.float64], center: float, width: float) -> Picture:
+    """LINEAR_EXACT, PS3.3 C.11.2.1.3.2, to 0..255: for values that are not counted in whole steps."""
+    return _rounded(((values - center) / width + 0.5) * 255)
 
 
 def _rescaled(plane: Plane, info: ImageInfo, position: int | None) -> NDArray[np.float64]:
@@ -263,21 +269,16 @@ def _colormap(index: NDArray[np.int64], colormap: Mapping[str, Any]) -> Picture:
 
 
 def _dicom_palette(index: NDArray[np.int64], palette: Mapping[str, Any]) -> Picture:
-    """``palette``: "descriptors" ([entries, first mapped value, bits] per colour), "tables" (base64),
-    "big_endian". Fails with what a broken palette fails with."""
-    planes = []
-    for (entries, first, bits), coded in zip(palette["descriptors"], palette["tables"], strict=True):
-        raw = base64.b64decode(coded, validate=True)
-        packed = len(raw) < 2 * int(entries)
-        words = np.frombuffer(raw, np.uint8 if packed else ">u2" if palette["big_endian"] else "<u2")
-        table = words[: int(entries)].astype(np.int64)
-        # Entries said to have 16 bits that all fit 8 are 8-bit entries (a common fault of writers).
-        if int(bits) > 8 and table.max() > 255:
-            table >>= 8
-        planes.append(table[np.clip(index - int(first), 0, len(table) - 1)])
-    if len(planes) != 3:
-        raise ValueError("a palette has three colours")
-    return np.clip(_stack(planes), 0, 255).astype(np.uint8)
+    """``palette``: "red", "green", "blue" (equally long lists), "first" (mapped value), "bits" (8 or 16).
+
+    Fails with what a broken palette fails with.
+    """
+    table = np.array([palette[colour] for colour in ("red", "green", "blue")], np.int64)
+    # Entries said to have 16 bits that all fit 8 are 8-bit entries (a common fault of writers).
+    if int(palette["bits"]) > 8 and table.max() > 255:
+        table >>= 8
+    place = np.clip(index - int(palette["first"]), 0, table.shape[1] - 1)
+    return np.clip(table, 0, 255).astype(np.uint8).T[place]
 
 
 def _to_8_bits(plane: Plane, bits: int) -> Picture:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tilevault.codecs.errors import TileCorrupt
 
-__all__ = ["CRC_BYTES", "build_shard", "index_bytes", "parse_index"]
+__all__ = ["CRC_BYTES", "build_shard", "crc32c", "index_bytes", "parse_index"]
 
 CRC_BYTES = 4
 _ABSENT = 2**64 - 1

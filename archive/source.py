@@ -22,7 +22,7 @@ from tilevault.codecs.errors import InvalidRequest, ManifestCorrupt
 if TYPE_CHECKING:
     from tilevault.archive.store import Image
 
-__all__ = ["Source"]
+__all__ = ["Source", "StoredFrames"]
 
 
 class Source:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilevault.archive.blobs import LocalBlobs
+from tilevault.archive.blobs import STAGING, LocalBlobs
 from tilevault.archive.check import CheckResult, check_image
 from tilevault.archive.description import Description
 from tilevault.archive.documents import parse, seal, sha256_hex, unseal
@@ -38,7 +38,7 @@ from tilevault.codecs.errors import (
     TileMissing,
 )
 
-__all__ = ["Archive", "Image"]
+__all__ = ["Archive", "Image", "Quality", "Words_", "window_of"]
 
 _ARCHIVE = "archive.json"
 _ID = re.compile("[0-9a-f]{32}")
@@ -465,6 +465,11 @@ class Quality:
     def bits_per_sample(self) -> NDArray[np.float64]:
         """Coded bits per valid sample of each tile."""
         return self.bits / self.samples
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether an archive can be made here: nothing, or what another process making one has begun."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {STAGING, _ARCHIVE}
 
 
 def window_of(key: Any, shape: tuple[int, ...]) -> tuple[Window, tuple[Any, ...]]:

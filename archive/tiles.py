@@ -37,8 +37,13 @@ __all__ = [
     "TileReader",
     "TileTables",
     "TiledArray",
+    "assemble_shard",
     "encode_shard",
     "encode_tile",
+    "keep_stream",
+    "magnified",
+    "pixel_digest",
+    "tile_digest",
 ]
 
 DIGEST_BYTES = 16

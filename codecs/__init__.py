@@ -1,10 +1,65 @@
 """Arrays to bytes and back: no files, no store, no Dask."""
 
 from tilevault.codecs.base import TileCodec
-from tilevault.codecs.errors import *  # noqa: F403
-from tilevault.codecs.errors import __all__ as _errors
+from tilevault.codecs.errors import (
+    AccessDenied,
+    Conflict,
+    DuplicateConflict,
+    ImageNotFound,
+    InconsistentHeader,
+    InputRejected,
+    IntegrityError,
+    InvalidRequest,
+    LimitExceeded,
+    ManifestCorrupt,
+    ModelMismatch,
+    NotRecognized,
+    OutcomeUnknown,
+    ShortRead,
+    SourceChanged,
+    StoreError,
+    StoreFull,
+    StoreTimeout,
+    StoreUnavailable,
+    TileCorrupt,
+    TileMissing,
+    TilevaultError,
+    TruncatedSource,
+    UnsafeName,
+    UnsupportedSyntax,
+    VerifyAfterEncodeFailed,
+)
 from tilevault.codecs.frame import FrameCodec
 from tilevault.codecs.lossless import LosslessCodec
 
-__all__ = ["FrameCodec", "LosslessCodec", "TileCodec"]
-__all__ += _errors
+__all__ = [
+    "AccessDenied",
+    "Conflict",
+    "DuplicateConflict",
+    "FrameCodec",
+    "ImageNotFound",
+    "InconsistentHeader",
+    "InputRejected",
+    "IntegrityError",
+    "InvalidRequest",
+    "LimitExceeded",
+    "LosslessCodec",
+    "ManifestCorrupt",
+    "ModelMismatch",
+    "NotRecognized",
+    "OutcomeUnknown",
+    "ShortRead",
+    "SourceChanged",
+    "StoreError",
+    "StoreFull",
+    "StoreTimeout",
+    "StoreUnavailable",
+    "TileCodec",
+    "TileCorrupt",
+    "TileMissing",
+    "TilevaultError",
+    "TruncatedSource",
+    "UnsafeName",
+    "UnsupportedSyntax",
+    "VerifyAfterEncodeFailed",
+]

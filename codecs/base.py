@@ -61,7 +61,10 @@ class TileCodec(ArrayBytesCodec):
 
     @abstractmethod
     def segment_ends(self, data: bytes | memoryview) -> tuple[int, ...]:
-        """End offset of each resolution's segment in ``data`` (all of it), coarsest first; the last is its length."""
+        """End offset of each resolution's segment in ``data``, coarsest first; the last is its length.
+
+        data: all bytes of the tile. Raises TileCorrupt if its header is not sound.
+        """
 
     # --- Zarr's side -----------------------------------------------------------------------------
 
@@ -71,7 +74,9 @@ class TileCodec(ArrayBytesCodec):
         name, configuration = data.get("name"), data.get("configuration", {})
         if name != cls.codec_name or not isinstance(configuration, Mapping):
             raise ManifestCorrupt(f"not a configuration of {cls.codec_name}: {data!r:.200}")
-        unknown = sorted(str(key) for key in configuration if key not in {field.name for field in fields(cls)})
+        unknown = sorted(
+            str(key) for key in configuration if key not in {field.name for field in fields(cls)}
+        )
         if unknown or set(data) - {"name", "configuration", "must_understand"}:
             raise ManifestCorrupt(f"{cls.codec_name} has no configuration {unknown or sorted(data)!r:.200}")
         try:
@@ -109,8 +114,8 @@ class TileCodec(ArrayBytesCodec):
         return chunk_spec.prototype.buffer.from_bytes(self.encode_tile(tile))
 
     def _decode_sync(self, chunk_bytes: "Buffer", chunk_spec: "ArraySpec") -> "NDBuffer":
-        data = memoryview(np.ascontiguousarray(chunk_bytes.as_numpy_array()).view(np.uint8))
-        tile = self.decode_tile(data, chunk_spec.shape, chunk_spec.dtype.to_native_dtype())
+        data = np.ascontiguousarray(chunk_bytes.as_numpy_array()).view(np.uint8)
+        tile = self.decode_tile(data.data, chunk_spec.shape, chunk_spec.dtype.to_native_dtype())
         return chunk_spec.prototype.nd_buffer.from_numpy_array(tile)
 
     async def _encode_single(self, chunk_data: "NDBuffer", chunk_spec: "ArraySpec") -> "Buffer | None":

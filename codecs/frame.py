@@ -33,7 +33,6 @@ from tilevault.codecs.frame_header import (
     DEFLATED_FRAME,
     JPEG_2000,
     JPEG_DCT,
-    JPEG_LOSSLESS,
     JPEG_LS,
     JPEG_XL,
     RLE,
@@ -49,6 +48,7 @@ RLE_HEADER = struct.Struct("<16I")
 RLE_SLACK = 64
 """Bytes that a padded RLE segment may decode to beyond its plane."""
 PAYLOAD_HEAD = struct.Struct("<QQ")
+END_OF_IMAGE = b"\xff\xd9"
 INFLATE_INPUT = 64 << 10
 INFLATE_STEP = 1 << 20
 HALF_CHROMA = ("YBR_FULL_422", "YBR_PARTIAL_422")
@@ -200,6 +200,8 @@ def _decode_image(codec: FrameCodec, data: bytes, expected: _Expected) -> NDArra
     header = expected.check(stream_header(codec.transfer_syntax, data))
     try:
         decoded = _call(imagecodecs, codec, data, header)
+    except TileCorrupt:
+        raise
     except Exception as error:  # imagecodecs raises a class of its own per codec, and ValueError
         raise TileCorrupt(f"frame does not decode: {error}"[:500]) from error
     return expected.words(np.asarray(decoded))
@@ -208,6 +210,9 @@ def _decode_image(codec: FrameCodec, data: bytes, expected: _Expected) -> NDArra
 def _call(imagecodecs: ModuleType, codec: FrameCodec, data: bytes, header: StreamHeader) -> Any:
     syntax = codec.transfer_syntax
     if syntax in JPEG_LS:
+        if not data.rstrip(b"\0").endswith(END_OF_IMAGE):
+            # CharLS 2.4 spends seconds on a stream that ends within a scan, however small.
+            raise TileCorrupt("JPEG-LS frame has no end marker")
         return imagecodecs.jpegls_decode(data)
     if syntax in JPEG_2000:
         return imagecodecs.jpeg2k_decode(data)
@@ -215,10 +220,8 @@ def _call(imagecodecs: ModuleType, codec: FrameCodec, data: bytes, header: Strea
         return imagecodecs.jpegxl_decode(data, numthreads=1)
     if header.samples != 3:
         return imagecodecs.jpeg8_decode(data)
-    coded = "RGB"
-    if syntax in JPEG_DCT and _is_ycbcr(header, codec.photometric):
-        coded = "YCBCR"
-    assert syntax in JPEG_DCT | JPEG_LOSSLESS
+    # Lossless JPEG gives its components as they are; "RGB" on both sides is no transform.
+    coded = "YCBCR" if syntax in JPEG_DCT and _is_ycbcr(header, codec.photometric) else "RGB"
     return imagecodecs.jpeg8_decode(data, colorspace=coded, outcolorspace="RGB")
 
 

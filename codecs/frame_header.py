@@ -20,6 +20,7 @@ __all__ = [
     "RLE",
     "StreamHeader",
     "decodes",
+    "has_header",
     "stream_header",
 ]
 
@@ -39,6 +40,11 @@ JPEG_XL = _syntaxes(110, 111, 112)
 LOSSY = _syntaxes(50, 51, 81, 91, 111, 112, 203)
 """Syntaxes whose decoders may differ in the last bit; for the others pixels are exact."""
 JPEG = JPEG_DCT | JPEG_LOSSLESS | JPEG_LS
+
+
+def has_header(transfer_syntax: str) -> bool:
+    """Whether a sound frame of this syntax always has a header that `stream_header` finds."""
+    return transfer_syntax in JPEG | JPEG_2000
 
 
 def decodes(transfer_syntax: str) -> bool:

@@ -48,7 +48,9 @@ class LosslessCodec(TileCodec):
 
     def __post_init__(self) -> None:
         if type(self.decompositions) is not int or not 0 <= self.decompositions <= MAX_DECOMPOSITIONS:
-            raise InvalidRequest(f"decompositions are 0 to {MAX_DECOMPOSITIONS}, not {self.decompositions!r:.50}")
+            raise InvalidRequest(
+                f"decompositions are 0 to {MAX_DECOMPOSITIONS}, not {self.decompositions!r:.50}"
+            )
         if type(self.pack) is not bool:
             raise InvalidRequest(f"pack is true or false, not {self.pack!r:.50}")
 
@@ -87,7 +89,9 @@ class LosslessCodec(TileCodec):
         source = np.frombuffer(data, np.uint8)
         if code < NATIVE_TYPES:
             try:
-                _native.decode(source, code, shape, int(reduce), self.decompositions, out.reshape(-1).view(np.uint8))
+                _native.decode(
+                    source, code, shape, int(reduce), self.decompositions, out.reshape(-1).view(np.uint8)
+                )
             except _native.Corrupt as error:
                 raise TileCorrupt(f"lossless tile: {error}") from None
         else:
@@ -135,13 +139,15 @@ def _encode_other(raw: NDArray[np.uint8], code: int, shape: tuple[int, ...], ite
     header = bytes([len(shape) | code << 3]) + b"".join(_varint(n) for n in shape)
     if raw.size == itemsize or np.array_equal(raw[itemsize:], raw[:-itemsize]):
         return bytes([CONSTANT]) + header + raw[:itemsize].tobytes()
-    packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False).compress(raw)
+    packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False).compress(raw.tobytes())
     if len(packed) < raw.size:
         return bytes([ZSTD]) + header + packed
     return bytes([RAW]) + header + raw.tobytes()
 
 
-def _decode_other(source: NDArray[np.uint8], code: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _decode_other(
+    source: NDArray[np.uint8], code: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> NDArray[Any]:
     """The samples at the frame's own extents."""
     data = source.tobytes()
     if len(data) < 2 or data[1] != len(shape) | code << 3:

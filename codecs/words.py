@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tilevault.codecs.errors import InconsistentHeader, VerifyAfterEncodeFailed
 
-__all__ = ["PixelLayout", "pack_frames", "read_rows"]
+__all__ = ["PixelLayout", "exchange_bytes", "pack_frames", "read_rows"]
 
 PIECE_BYTES = 32 << 20
 """Bytes of words that are packed at a time."""

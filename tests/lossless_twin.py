@@ -268,7 +268,9 @@ def synthesise_line(low, high):
 def synthesise(ll, hl, lh, hh):
     low = [synthesise_line(a, b) for a, b in zip(ll, hl or [[]] * len(ll), strict=True)]
     high = [synthesise_line(a, b) for a, b in zip(lh, hh or [[]] * len(lh), strict=True)]
-    columns = [synthesise_line(a, b) for a, b in zip(zip(*low), zip(*high) if high else [()] * len(low[0]), strict=True)]
+    low_columns = list(zip(*low, strict=True))
+    high_columns = list(zip(*high, strict=True)) or [()] * len(low_columns)
+    columns = [synthesise_line(a, b) for a, b in zip(low_columns, high_columns, strict=True)]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -370,7 +372,9 @@ def decode(data, shape, dtype, reduce=0, decompositions=5):
     elif data[0] == 0:
         tile = np.frombuffer(data[at:], samples).reshape(extents)
         if reduce:
-            tile = reduce_raw(name, tile.reshape(planes, height, width), reduce).reshape(*lead, -(-height // step), -(-width // step))
+            tile = reduce_raw(name, tile.reshape(planes, height, width), reduce).reshape(
+                *lead, -(-height // step), -(-width // step)
+            )
     else:
         assert data[0] == 3
         tile = decode_wavelet(data, at, name, (lead, planes, height, width), reduce, decompositions)

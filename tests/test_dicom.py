@@ -27,7 +27,7 @@ from dicom_builder import (
     native_bytes,
     part10,
 )
-from tilevault.archive.formats import SourceFile, SourceImage, dicom
+from tilevault.archive.formats import SourceFile, SourceImage, dicom, dicom_reader
 from tilevault.archive.image import Window, values
 from tilevault.codecs import FrameCodec
 from tilevault.codecs.errors import InputRejected, InvalidRequest, SourceChanged, VerifyAfterEncodeFailed
@@ -256,7 +256,7 @@ def test_a_window_reads_only_its_rows_and_frames(tmp_path: Path, monkeypatch: py
         )
         [found] = assemble(scan(tmp_path, content))
         read: list[int] = []
-        original = dicom._pread
+        original = dicom_reader.read_at
 
         def counted(
             descriptor: int, at: int, length: int, read: list[int] = read, original: Any = original
@@ -265,7 +265,7 @@ def test_a_window_reads_only_its_rows_and_frames(tmp_path: Path, monkeypatch: py
             found: bytes = original(descriptor, at, length)
             return found
 
-        monkeypatch.setattr(dicom, "_pread", counted)
+        monkeypatch.setattr(dicom_reader, "read_at", counted)
         with dicom.open_reader(found) as reader:
             got = reader.read(Window((1, 1, 2, 3), (3, 3, 5, 6)))
         monkeypatch.undo()

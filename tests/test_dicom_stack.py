@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_builder import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Builder, image
 
+from dicom_builder import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Builder, image
 from tilevault.archive.formats import SourceFile, SourceImage, dicom
 from tilevault.archive.image import Window
 from tilevault.codecs.errors import InvalidRequest
@@ -123,7 +123,7 @@ def test_irregular_positions_are_frames(tmp_path: Path, positions: list[Any]) ->
 
 
 def test_positions_rounded_to_a_tenth_are_regular(tmp_path: Path) -> None:
-    positions = [(0, 0, round(1.25 * i, 1)) for i in range(12)]
+    positions = [(0, 0, round(10 * i / 3, 1)) for i in range(12)]
     assert described(one(slices(tmp_path, positions)))[0] == ("z", "y", "x")
 
 

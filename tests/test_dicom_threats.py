@@ -613,3 +613,13 @@ def test_memory_is_bounded_for_a_large_file(tmp_path: Path) -> None:
     [found] = dicom.scan(path, "big.dcm")
     assert found.record["pixels"]["length"] == 2 * 16384 * 16384
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000
+
+
+def test_a_frame_that_is_no_codestream(tmp_path: Path) -> None:
+    with pytest.raises(InconsistentHeader):
+        scan(tmp_path, coded(encapsulate([[b"not a codestream"]]), JPEG_2000))
+    # Two fragments: only the joined frame can tell.
+    found = scan(tmp_path, coded(encapsulate([[b"not a ", b"codestream"]]), JPEG_2000))
+    [image_found], _ = dicom.assemble([found])
+    with dicom.open_reader(image_found) as reader, pytest.raises(InconsistentHeader):
+        reader.read_stream((0, 0))

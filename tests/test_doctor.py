@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rasterio.crs import CRS
 
 import collection
 from tilevault.archive.store import Archive
@@ -42,8 +43,8 @@ def test_an_installation_that_works_has_no_faults() -> None:
 
 def test_a_missing_package_is_a_fault_or_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = {"dask", "torch", "rioxarray"}
-    real = module._version
-    monkeypatch.setattr(module, "_version", lambda name: None if name in missing else real(name))
+    real = module.version_of
+    monkeypatch.setattr(module, "version_of", lambda name: None if name in missing else real(name))
     findings = by_name(doctor())
     assert (findings["dask"].status, findings["dask"].exit_code) == ("fault", 70)
     assert findings["torch"].status == findings["rioxarray"].status == "absent"
@@ -120,9 +121,12 @@ def test_a_reader_that_sees_another_place_is_a_fault(archived: Path, tmp_path: P
     pytest.importorskip("rioxarray")
     copy, archive = damaged(archived, tmp_path)
     document = scene_of(archive) / "0" / "spatial_ref" / "zarr.json"
-    document.write_text(document.read_text().replace("399960.0", "399970.0"))
+    changed = json.loads(document.read_text())
+    changed["attributes"]["crs_wkt"] = changed["attributes"]["spatial_ref"] = CRS.from_epsg(32634).to_wkt()
+    document.write_text(json.dumps(changed))
     found = {f.name: f for f in doctor(copy) if f.status == "fault"}
-    assert "399960.0" in found["rioxarray"].detail
+    assert set(found) == {"rioxarray"}
+    assert "EPSG:32634, which is not the CRS of the image" in found["rioxarray"].detail
 
 
 def test_an_archive_without_images(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Previews against other implementations of the same formulas, and PNG files against another decoder."""
 
-import base64
 import io
 from typing import Any
 
@@ -89,6 +88,12 @@ def test_window_is_that_of_pydicom(center: float, width: float) -> None:
     assert np.abs(got - expected).max() <= 0.5 + 1e-6
     inverted = to_preview(words, info(words, attributes={**attributes, "photometric": "MONOCHROME1"}))
     np.testing.assert_array_equal(inverted, 255 - got)
+
+
+def test_window_of_float_pixels_is_exact() -> None:
+    values = np.array([[-1.0, 0.0, 0.25, 0.5, 1.0, 2.0]], np.float32)
+    got = to_preview(values, info(values, attributes={"window": {"center": 0.5, "width": 1.0}}))
+    assert got[0].tolist() == [0, 0, 64, 128, 255, 255]
 
 
 def test_rescale_of_the_plane_shown() -> None:
@@ -212,21 +217,17 @@ def test_colour_table_and_indices_beyond_it() -> None:
     assert got[0].tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90], [0, 0, 0]]
 
 
-def palette(tables: list[list[int]], first: int, bits: int, word: str) -> dict[str, Any]:
-    return {
-        "descriptors": [[len(t), first, bits] for t in tables],
-        "tables": [base64.b64encode(np.array(t, word).tobytes()).decode() for t in tables],
-        "big_endian": word == ">u2",
-    }
-
-
-@pytest.mark.parametrize(("word", "unit"), [("<u2", 256), (">u2", 256), ("u1", 1)])
-def test_dicom_palette_takes_the_nearest_entry(word: str, unit: int) -> None:
+@pytest.mark.parametrize(("unit", "bits"), [(1, 8), (1, 16), (256, 16)])
+def test_dicom_palette_takes_the_nearest_entry(unit: int, bits: int) -> None:
     values = np.array([[0, 5, 6, 7, 255]], np.uint8)
-    tables = [[0, 255 * unit, 1 * unit], [0, 0, 0], [128 * unit, 0, 0]]
-    attributes = {"photometric": "PALETTE COLOR", "palette": palette(tables, 5, 8 if unit == 1 else 16, word)}
-    got = to_preview(values, info(values, attributes=attributes))
-    # The green table is all zero: an 8-bit table in 16-bit words looks the same.
+    palette = {
+        "red": [0, 255 * unit, unit],
+        "green": [0, 0, 0],
+        "blue": [128 * unit, 0, 0],
+        "first": 5,
+        "bits": bits,
+    }
+    got = to_preview(values, info(values, attributes={"photometric": "PALETTE COLOR", "palette": palette}))
     assert got[0].tolist() == [[0, 0, 128], [0, 0, 128], [255, 0, 0], [1, 0, 0], [1, 0, 0]]
 
 
@@ -237,22 +238,18 @@ def test_dicom_palette_is_that_of_pydicom(first: int) -> None:
     from pydicom.pixels import apply_color_lut
 
     rng = np.random.default_rng(7)
-    tables = rng.integers(0, 65536, (3, 200)).tolist()
-    described = palette(tables, first, 16, "<u2")
+    palette: dict[str, Any] = {"first": first, "bits": 16}
     ds = pydicom.Dataset()
     ds.PhotometricInterpretation = "PALETTE COLOR"
-    for colour, descriptor, table in zip(
-        ("Red", "Green", "Blue"), described["descriptors"], described["tables"], strict=True
-    ):
-        setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", descriptor)
-        setattr(ds, f"{colour}PaletteColorLookupTableData", base64.b64decode(table))
+    for colour in ("Red", "Green", "Blue"):
+        table = rng.integers(0, 65536, 200).astype("<u2")
+        palette[colour.lower()] = table.tolist()
+        setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", [200, first, 16])
+        setattr(ds, f"{colour}PaletteColorLookupTableData", table.tobytes())
     words = rng.integers(0, 256, (16, 16), dtype=np.uint8)
     expected = apply_color_lut(words, ds)
-    got = to_preview(words, info(words, attributes={"photometric": "PALETTE COLOR", "palette": described}))
+    got = to_preview(words, info(words, attributes={"photometric": "PALETTE COLOR", "palette": palette}))
     np.testing.assert_array_equal(got, expected >> 8)
-
-
-BROKEN = base64.b64encode(b"\1\2\3\4").decode()
 
 
 @pytest.mark.parametrize(
@@ -263,13 +260,13 @@ BROKEN = base64.b64encode(b"\1\2\3\4").decode()
         {"colormap": {"1": "nonsense"}},
         {"colormap": {"2": [[1, 2, 3, 4]]}},
         {"colormap": {"1": [[1, 2, 3], [1]]}},
-        {"palette": {"descriptors": [[2, 0, 16]] * 2, "tables": [BROKEN] * 2, "big_endian": False}},
-        {"palette": {"descriptors": [[2, 0, 16]] * 3, "tables": ["!", "!", "!"], "big_endian": False}},
-        {"palette": {"descriptors": [[2, 0, 16]] * 3, "tables": [""] * 3, "big_endian": False}},
-        {"palette": {"descriptors": [[0, 0, 16]] * 3, "tables": [BROKEN] * 3, "big_endian": False}},
-        {"palette": {"descriptors": [[2, 2**80, 16]] * 3, "tables": [BROKEN] * 3, "big_endian": False}},
-        {"palette": {"descriptors": [["x", 0, 16]] * 3, "tables": [BROKEN] * 3, "big_endian": False}},
-        {"palette": {"descriptors": [[2, 0]] * 3, "tables": [BROKEN] * 3, "big_endian": False}},
+        {"palette": {"red": [1, 2], "green": [1], "blue": [1, 2], "first": 0, "bits": 8}},
+        {"palette": {"red": [], "green": [], "blue": [], "first": 0, "bits": 8}},
+        {"palette": {"red": [2**70], "green": [1], "blue": [2], "first": 0, "bits": 8}},
+        {"palette": {"red": [1], "green": [1], "blue": [1], "first": "x", "bits": 8}},
+        {"palette": {"red": [1], "green": [1], "blue": [1], "first": 2**70, "bits": 8}},
+        {"palette": {"red": [1], "green": [1], "blue": [1], "first": 0}},
+        {"palette": {"red": 1, "green": 1, "blue": 1, "first": 0, "bits": 8}},
         {"palette": {"red": 1}},
     ],
 )

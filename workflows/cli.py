@@ -9,11 +9,11 @@ the gravest gives the code (`workflows.commands.worst`).
 """
 
 import argparse
-import os
 import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -203,7 +203,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tilevault.workflows.console import Console
 
     console = Console(options.json)
-    with _terminable():
+    with _terminable(), warnings.catch_warnings():
+        if not options.debug:
+            # Warnings of the libraries below are for whoever works on this package.
+            warnings.simplefilter("ignore")
         return _guarded(lambda: _run(options, console), console, options.debug)
 
 
@@ -235,7 +238,7 @@ def _run(options: argparse.Namespace, console: "Console") -> int:
 
     command: Callable[[argparse.Namespace, Console], int] = getattr(commands, f"{options.command}_command")
     code = command(options, console)
-    console.out.flush()
+    console.flush()
     return code
 
 
@@ -247,7 +250,7 @@ def _guarded(run: Callable[[], int], console: "Console", debug: bool) -> int:
         return run()
     except BrokenPipeError:
         # The interpreter flushes standard output once more at its end; give it somewhere to go.
-        _silence(console)
+        console.discard()
         return EXIT_PIPE
     except KeyboardInterrupt:
         console.note("tilevault: interrupted; nothing half-written is visible, run it again to finish")
@@ -270,13 +273,6 @@ def _guarded(run: Callable[[], int], console: "Console", debug: bool) -> int:
         console.note(f"tilevault: a fault in tilevault itself: {text}")
         console.note("tilevault: please report it, with the output of the same command with --debug")
         return EXIT_INTERNAL
-
-
-def _silence(console: "Console") -> None:
-    if console.out is sys.stdout:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
 
 
 class _Terminated(BaseException):

@@ -39,11 +39,16 @@ Job = Generator[Sequence[Task], list[Any], Any]
 
 
 def run_inline(job: Job) -> Any:
-    """Run a job to its end here; its result."""
+    """Run a job to its end here; its result. What a task raises, the job is told, as on a cluster."""
     try:
         tasks = next(job)
         while True:
-            tasks = job.send([task.call(*task.arguments) for task in tasks])
+            try:
+                results = [task.call(*task.arguments) for task in tasks]
+            except Exception as error:
+                tasks = job.throw(error)
+            else:
+                tasks = job.send(results)
     except StopIteration as end:
         return end.value
 

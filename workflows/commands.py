@@ -261,6 +261,9 @@ def verify_command(options: argparse.Namespace, console: Console) -> int:
     console.record("total", **vars(result))
     counts = f"{result.checked} of {result.expected} checked ({result.depth})"
     found = f"{result.damage} damaged" if result.damage else "no damage found"
+    if result.receipt_entries:
+        kept = result.receipt_entries - result.receipt_failures
+        found += f", {kept} of {result.receipt_entries} in the receipt kept"
     console.line(f"{_counted(result.images, 'image')}, {counts}, {found}, {result.seconds:.1f} s")
     return result.exit_code
 

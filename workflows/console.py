@@ -5,16 +5,20 @@ Results are either one JSON object per line or text for people. Names in an arch
 JSON is pure ASCII.
 """
 
+import io
 import json
 import math
+import os
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import PurePath
 from typing import Any, TextIO
 
 from tilevault.codecs.errors import TilevaultError
+from tilevault.workflows.placing import os_failure
 
 __all__ = ["Console", "Progress", "human_bytes", "jsonable", "printable"]
 
@@ -93,10 +97,36 @@ class Console:
             self._write(text)
 
     def _write(self, text: str) -> None:
-        self.out.write(text + "\n")
-        # Whoever reads a pipe of records wants each one when it happens.
-        if self.json_lines:
+        with self._output():
+            self.out.write(text + "\n")
+            # Whoever reads a pipe of records wants each one when it happens.
+            if self.json_lines:
+                self.out.flush()
+
+    def flush(self) -> None:
+        """Hand over all that was written. Raises `BrokenPipeError`, `StoreFull` or another of our errors."""
+        with self._output():
             self.out.flush()
+
+    @contextmanager
+    def _output(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as failure:
+            # Once is enough: what is still in the buffer would fail again when the interpreter ends.
+            self.discard()
+            raise os_failure(failure, "cannot write the output") from failure
+
+    def discard(self) -> None:
+        """Send standard output nowhere from now on."""
+        if self.out is sys.stdout:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            with suppress(OSError):  # a stand-in without a descriptor
+                os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        self.json_lines, self.out = False, io.StringIO()
 
     def note(self, text: str) -> None:
         """One line on standard error."""
@@ -142,7 +172,8 @@ class Console:
                 for i in range(len(columns))
             )
         )
-        RichConsole(file=self.out, width=width, highlight=False, emoji=False, markup=False).print(table)
+        with self._output():
+            RichConsole(file=self.out, width=width, highlight=False, emoji=False, markup=False).print(table)
 
     def fields(self, pairs: Iterable[tuple[str, object]], indent: int = 0) -> None:
         """Aligned ``name  value`` lines for people; pairs whose value is None are left out."""

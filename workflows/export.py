@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilevault.archive.formats import SourceFile, formats
-from tilevault.archive.image import Window, Words
+from tilevault.archive.image import ImageInfo, Window, Words
 from tilevault.codecs.errors import (
     InvalidRequest,
     TileCorrupt,
@@ -39,6 +39,8 @@ __all__ = ["FORMATS", "Exported", "export"]
 FORMATS = ("original", "cog", "npy", "png")
 SUFFIXES = {"dicom": ".dcm", "geotiff": ".tif", "sidecar": ""}
 PREVIEW_SIDE = 2048
+PREVIEW_SAMPLES = 64 << 20
+"""Samples that are read for a preview, at most, where there is a level that small."""
 BLOCK_BYTES = 32 << 20
 """Samples that are read, written or compared at a time (or one tile, if larger)."""
 
@@ -358,12 +360,21 @@ def _png(shared: _Export, item: _Item, placing: Placing) -> str:
     info = image.info
     if info is None:
         raise _NotForThis("the image has no pixels")
-    level = max(k for k in image.levels if k == 0 or max(image.level_shape(k)) >= PREVIEW_SIDE)
+    level = _preview_level(image, info)
     at = {a: n // 2 for a, n in zip(info.axes[:-2], info.shape, strict=False) if a != "c"}
     mask = image.read_mask(None, level) if info.has_mask else None
     picture = picture_of(image.read(None, level, at or None), info, at, mask, PREVIEW_SIDE)
     placing.write_pieces(iter([picture]))
     return "preview"
+
+
+def _preview_level(image: "Image", info: ImageInfo) -> int:
+    """The coarsest level that is no smaller than a preview; a coarser one where that has too many samples."""
+    level = max(k for k in image.levels if k == 0 or max(image.level_shape(k)[-2:]) >= PREVIEW_SIDE)
+    bands = prod(n for axis, n in zip(info.axes, info.shape, strict=True) if axis == "c")
+    while level < image.levels[-1] and prod(image.level_shape(level)[-2:]) * bands > PREVIEW_SAMPLES:
+        level += 1
+    return level
 
 
 _WRITERS: dict[str, Callable[[_Export, _Item, Placing], str]] = {

@@ -21,7 +21,7 @@ import numpy as np
 
 from tilevault.archive.description import Description
 from tilevault.archive.formats import SourceFile, SourceImage, formats
-from tilevault.archive.generation import Generation, ShardReceipt
+from tilevault.archive.generation import Generation, ShardReceipt, forget_receipts
 from tilevault.archive.image import Words
 from tilevault.archive.manifest import CommitRecord, Manifest, ManifestObject, image_id, source_set
 from tilevault.archive.source import StoredFrames
@@ -41,7 +41,7 @@ from tilevault.workflows.plan import (
     worth_packing,
 )
 
-__all__ = ["AddResult", "Event", "FileResult", "ImageResult", "add"]
+__all__ = ["AddResult", "ArchivedImage", "Event", "FileResult", "ImageResult", "add"]
 
 SCAN_BATCH = 32
 """Files that one scan task looks at."""
@@ -322,7 +322,8 @@ def _attempt(order: _Order) -> Job:
     archive = Archive.open(order.archive)
     previous = archive.newest_commit(image_id(order.image.kind, order.image.key))
     known = _known_files(archive, previous)
-    if known.keys() >= {file.sha256 for file in order.image.sources}:
+    if previous is not None and known.keys() >= {file.sha256 for file in order.image.sources}:
+        forget_receipts(archive.blobs, previous.image, str(previous.generation))
         return _result(order, "present", commit=previous)
     if known:
         (order,) = yield [Task(_united, (order, known))]

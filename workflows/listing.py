@@ -204,19 +204,14 @@ def _level_shape(shape: Sequence[int], level: int) -> tuple[int, ...]:
 
 
 def _quality(image: "Image") -> dict[str, Any]:
-    """Coded bits per sample over the tiles, counting only the samples that a tile really has."""
-    grid = image.grid
-    bits = np.asarray(image.quality.bits, dtype=np.float64)
-    samples = np.ones((1,) * len(grid.shape))
-    for axis, (extent, tile, count) in enumerate(zip(grid.shape, grid.tile, grid.tiles, strict=True)):
-        along = np.minimum(tile, extent - tile * np.arange(count)).astype(np.float64)
-        samples = samples * along.reshape([-1 if i == axis else 1 for i in range(len(grid.shape))])
-    rate = bits / samples
+    """Coded bits per sample over the tiles, and the tile that takes most."""
+    quality = image.quality
+    rate = quality.bits_per_sample
     worst = np.unravel_index(int(rate.argmax()), rate.shape)
     return {
         "bits_per_sample": {
             "min": round(float(rate.min()), 4),
-            "mean": round(float(bits.sum() / samples.sum()), 4),
+            "mean": round(float(quality.bits.sum(dtype=np.int64) / quality.samples.sum()), 4),
             "max": round(float(rate.max()), 4),
             "max_at_tile": [int(i) for i in worst],
         }

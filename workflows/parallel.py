@@ -8,6 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -63,7 +64,7 @@ def in_order(
         for item in items:
             slot: _Slot[R] = _Slot()
             waiting.append(slot)
-            jobs.put(lambda slot=slot, item=item: slot.fill(lambda: work(item)))
+            jobs.put(partial(slot.fill, partial(work, item)))
             if len(waiting) >= 2 * count:
                 yield _result(waiting.popleft())
         while waiting:

@@ -19,7 +19,16 @@ from tilevault.archive.tiles import TiledArray
 from tilevault.codecs import FrameCodec, LosslessCodec
 from tilevault.codecs.base import TileCodec
 
-__all__ = ["describe", "generation_of", "has_low_bands", "shard_inputs", "source_batches", "worth_packing"]
+__all__ = [
+    "describe",
+    "generation_of",
+    "has_low_bands",
+    "image_name",
+    "settle_downsampling",
+    "shard_inputs",
+    "source_batches",
+    "worth_packing",
+]
 
 SAMPLED_TILES = 4
 PACKING_GAIN = 0.05

@@ -226,7 +226,7 @@ def _files(image: "Image", sample: float | None, seed: int) -> tuple[int, int, l
     try:
         files = image.source.files
     except TilevaultError as failure:
-        return 0, 1, [Damage(image.id, "chain", failure.message, "source/files.json")]
+        return 0, 1, [Damage(image.id, "chain", failure.message, failure.details.get("object"))]
     chosen = random.Random(f"{seed} {image.id}")
     exact = image.round_trip == "file-exact"
     promised = [i for i, file in enumerate(files) if exact or file.format == "sidecar"]

@@ -10,19 +10,21 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
-from tilevault.archive.formats.dicom_header import IMAGE, Header
+from tilevault.archive.formats.dicom_header import Header
 from tilevault.archive.formats.dicom_scan import (
     DEFLATED,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     PIXEL_TAGS,
+    PREFIX_BYTES,
     Fragment,
     PixelValue,
     Scanned,
 )
+from tilevault.archive.formats.dicom_tags import IMAGE
 from tilevault.codecs.errors import InconsistentHeader, LimitExceeded, TruncatedSource
-from tilevault.codecs.frame_header import StreamHeader, decodes
+from tilevault.codecs.frame_header import DEFLATED_FRAME, JPEG_2000, StreamHeader, decodes, has_header
 from tilevault.codecs.words import PixelLayout
 
 __all__ = ["Opaque", "check_stream", "declared_bytes", "layout_of", "pixel_record"]
@@ -193,9 +195,13 @@ def _encapsulated(
     if facts["floating"]:
         raise InconsistentHeader("float pixel data is encapsulated")
     groups = _group(header, value, facts["frames"])
+    if facts["allocated"] == 1 and found.syntax not in JPEG_2000 and found.syntax != DEFLATED_FRAME:
+        raise Opaque(f"1-bit samples in transfer syntax {found.syntax}")
     for group in groups:
-        if group and isinstance(group[0].header, StreamHeader):
-            check_stream(group[0].header, facts)
+        # A header may lie further in, or in several fragments: then reading the whole frame finds it.
+        complete = len(group) == 1 and group[0].length <= PREFIX_BYTES
+        if complete or group[0].header is not None:
+            check_stream(found.syntax, group[0].header, facts)
     layout = PixelLayout(
         rows=facts["rows"],
         columns=facts["columns"],
@@ -213,8 +219,12 @@ def _encapsulated(
     }
 
 
-def check_stream(stream: StreamHeader, facts: Mapping[str, Any]) -> None:
-    """`InconsistentHeader` where a frame's own header is at odds with its data set."""
+def check_stream(syntax: str, stream: StreamHeader | None, facts: Mapping[str, Any]) -> None:
+    """`InconsistentHeader` where a frame's own header is absent, or at odds with its data set."""
+    if stream is None:
+        if has_header(syntax):
+            raise InconsistentHeader(f"frame is no codestream of transfer syntax {syntax}")
+        return
     same = (stream.rows, stream.columns) == (facts["rows"], facts["columns"])
     same = same and stream.samples in (None, facts["samples"])
     if not same or (stream.bits or 0) > facts["allocated"]:

@@ -6,35 +6,25 @@ for, and notes where the pixel data begins and ends. Everything that passes is h
 the digest is that of the bytes that were parsed.
 """
 
-import hashlib
-import os
 import re
 import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tilevault.codecs.errors import (
-    InconsistentHeader,
-    LimitExceeded,
-    NotRecognized,
-    SourceChanged,
-    TruncatedSource,
-    UnsafeName,
-)
+from tilevault.archive.formats.dicom_source import HEADER_LIMIT, FileSource, InflateSource
+from tilevault.codecs.errors import InconsistentHeader, LimitExceeded, NotRecognized, UnsafeName
 
 __all__ = [
     "DEFLATED",
     "EXPLICIT_BIG",
     "EXPLICIT_LITTLE",
-    "HEADER_LIMIT",
     "IMPLICIT_LITTLE",
-    "INFLATED_LIMIT",
     "PIXEL_TAGS",
+    "PREFIX_BYTES",
     "Element",
-    "FileSource",
     "Fragment",
+    "InflateSource",
     "PixelValue",
     "Scanned",
     "Wanted",
@@ -43,15 +33,11 @@ __all__ = [
     "uid_text",
 ]
 
-HEADER_LIMIT = 64 << 20
-"""Bytes before the pixel data, and after it."""
 ELEMENT_LIMIT = 256 << 20
 """Bytes of one element that is not pixel data."""
 ELEMENT_COUNT_LIMIT = 1_000_000
 DEPTH_LIMIT = 32
 FRAGMENT_LIMIT = 1 << 22
-INFLATED_LIMIT = 256 << 20
-"""Pixel bytes of a deflated file: it is decoded whole, so it has to fit into memory."""
 VALUE_LIMIT = 8 << 20
 """Longest value that is kept for interpretation."""
 PREFIX_BYTES = 64 << 10
@@ -134,153 +120,6 @@ class Scanned:
     """File offset of the data set (of the deflated stream, where it is deflated)."""
     pixel: PixelValue | None
     warnings: list[str]
-
-
-class FileSource:
-    """Bytes of an open file, forward only, hashed as they pass."""
-
-    def __init__(self, descriptor: int, size: int) -> None:
-        self.offset = 0
-        self.size = size
-        self._descriptor = descriptor
-        self._loaded = 0
-        self._digest = hashlib.sha256()
-        self._buffer = b""
-        self._at = 0
-
-    def _load(self, least: int) -> None:
-        parts = [self._buffer[self._at :]]
-        have = len(parts[0])
-        while have < least and self._loaded < self.size:
-            block = os.read(self._descriptor, min(max(1 << 20, least - have), self.size - self._loaded))
-            if not block:
-                raise SourceChanged("file became shorter while it was read", expected=self.size)
-            self._digest.update(block)
-            self._loaded += len(block)
-            have += len(block)
-            parts.append(block)
-        self._buffer, self._at = b"".join(parts), 0
-
-    def peek(self, count: int) -> bytes:
-        """The next bytes without passing them; fewer at the end."""
-        if len(self._buffer) - self._at < count:
-            self._load(count)
-        return self._buffer[self._at : self._at + count]
-
-    def need(self, count: int, what: str) -> None:
-        """`TruncatedSource` unless ``count`` more bytes are there."""
-        if count > self.size - self.offset:
-            raise TruncatedSource(
-                f"{what} needs {count} bytes at offset {self.offset}, {self.size - self.offset} are left",
-                expected=self.offset + count,
-                actual=self.size,
-            )
-
-    def read(self, count: int, what: str = "element") -> bytes:
-        """Exactly ``count`` bytes."""
-        self.need(count, what)
-        data = self.peek(count)
-        self._at += count
-        self.offset += count
-        return data
-
-    def skip(self, count: int, what: str = "element") -> None:
-        """Pass ``count`` bytes in bounded memory."""
-        self.need(count, what)
-        while count:
-            step = len(self.peek(min(count, 1 << 20)))
-            self._at += step
-            self.offset += step
-            count -= step
-
-    def at_end(self) -> bool:
-        """Whether nothing is left."""
-        return self.offset >= self.size
-
-    def allow(self, extra: int) -> None:
-        """Nothing to allow: a file is as long as it is."""
-
-    def finish(self) -> str:
-        """Pass what is left; the SHA-256 of the whole file."""
-        self.skip(self.size - self.offset)
-        return self._digest.hexdigest()
-
-
-class InflateSource(FileSource):
-    """The inflated bytes of a deflated data set; never more than are allowed."""
-
-    def __init__(self, packed: FileSource) -> None:
-        super().__init__(-1, 0)
-        self._packed = packed
-        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._limit = HEADER_LIMIT
-
-    def _load(self, least: int) -> None:
-        parts = [self._buffer[self._at :]]
-        have = len(parts[0])
-        while have < least and not self._inflate.eof:
-            source = self._inflate.unconsumed_tail
-            if not source and not self._packed.at_end():
-                source = self._packed.read(min(1 << 16, self._packed.size - self._packed.offset))
-            try:
-                block = self._inflate.decompress(source, 1 << 20)
-            except zlib.error as error:
-                raise InconsistentHeader(f"deflated data set cannot be inflated: {error}") from error
-            if not block and not source:
-                raise TruncatedSource(
-                    "deflated data set ends before its last block", actual=self._packed.size
-                )
-            self._loaded += len(block)
-            if self._loaded > self._limit:
-                raise LimitExceeded("deflated data set is longer than allowed", limit=self._limit)
-            have += len(block)
-            parts.append(block)
-        self._buffer, self._at = b"".join(parts), 0
-
-    def allow(self, extra: int) -> None:
-        """Permit ``extra`` more inflated bytes: the pixels that the header declares."""
-        if extra > INFLATED_LIMIT:
-            raise LimitExceeded("pixels of a deflated file", limit=INFLATED_LIMIT, actual=extra)
-        self._limit += extra
-
-    def need(self, count: int, what: str) -> None:
-        """`LimitExceeded` where ``count`` more bytes reach beyond what is allowed."""
-        if self.offset + count > self._limit:
-            raise LimitExceeded(f"{what} reaches beyond the inflated bytes allowed", limit=self._limit)
-
-    def read(self, count: int, what: str = "element") -> bytes:
-        """Exactly ``count`` inflated bytes."""
-        self.need(count, what)
-        data = self.peek(count)
-        if len(data) < count:
-            raise TruncatedSource(
-                f"{what} needs {count} bytes at inflated offset {self.offset}, {len(data)} are left",
-                expected=self.offset + count,
-                actual=self.offset + len(data),
-            )
-        self._at += count
-        self.offset += count
-        return data
-
-    def skip(self, count: int, what: str = "element") -> None:
-        """Pass ``count`` inflated bytes in bounded memory."""
-        self.need(count, what)
-        while count:
-            step = min(count, 1 << 20)
-            self.read(step, what)
-            count -= step
-
-    def at_end(self) -> bool:
-        """Whether the stream has ended."""
-        return not self.peek(1)
-
-    def finish(self) -> str:
-        """Pass what is left; the SHA-256 of the whole file as it is stored."""
-        while not self.at_end():
-            self.skip(len(self.peek(1 << 20)))
-        if self._packed.size - self._packed.offset > HEADER_LIMIT:
-            raise LimitExceeded("bytes after the deflated data set", limit=HEADER_LIMIT)
-        return self._packed.finish()
 
 
 @dataclass

@@ -69,6 +69,7 @@ __all__ = [
     "GeoTiffReader",
     "assemble",
     "compare",
+    "instance_of",
     "open_reader",
     "prove_metadata",
     "rebuild",
@@ -279,11 +280,17 @@ def _info(name: str, record: Mapping[str, Any]) -> ImageInfo:
         kind="satellite",
         bits_stored=bits if dtype.kind in "ui" and bits < dtype.itemsize * 8 else None,
         nodata=_nodata(raster["nodata"][0], record["nodata_text"], dtype),
-        categorical=bool(raster["colormaps"]) or layout["photometric"] == 3,
+        categorical=_categorical(raster, layout),
         has_mask=record["mask"],
         native_blocks=block[1:] if count == 1 else block,
         attributes=image_attributes(name, record),
     )
+
+
+def _categorical(raster: Mapping[str, Any], layout: Mapping[str, Any]) -> bool:
+    """Palette indices or single bits. GDAL also makes up a grey table where white is zero: no labels."""
+    palette = layout["photometric"] == 3 or (bool(raster["colormaps"]) and layout["photometric"] != 0)
+    return palette or layout["bits"] == 1
 
 
 def _nodata(value: Any, text: str | None, dtype: np.dtype[Any]) -> float | int | None:

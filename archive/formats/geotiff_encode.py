@@ -34,6 +34,8 @@ CLASSIC_LIMIT = 3_900_000_000
 
 SHORT, LONG, LONG8 = 3, 4, 16
 DEFLATE = 8
+DEFLATE_LEVEL = 4
+"""Level 6 makes files 0.4 to 3 % smaller and takes two to five times as long (Landsat band, ramp)."""
 LAYOUT_TAGS = frozenset(
     (
         *(258, 259, 262, 266, 273, 277, 278, 279, 284, 288, 289, 292, 293, 317, 322, 323, 324, 325),
@@ -243,7 +245,7 @@ class _Blocks:
         self.offsets, self.counts = np.zeros(blocks, "u8"), np.zeros(blocks, "u8")
 
     def append(self, index: int, block: bytes) -> None:
-        data = zlib.compress(block)
+        data = zlib.compress(block, DEFLATE_LEVEL)
         self.offsets[index], self.counts[index] = self.out.tell(), len(data)
         self.out.write(data)
 

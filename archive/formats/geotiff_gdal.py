@@ -36,6 +36,7 @@ __all__ = [
     "DTYPES",
     "TilevaultDataset",
     "describe",
+    "descriptor_path",
     "differences",
     "gdal_env",
     "gdal_warnings",
@@ -140,13 +141,19 @@ def open_dataset(fd: int, path: str) -> Iterator[TilevaultDataset]:
         # rasterio warns of a missing geotransform with a Python warning, whose filters are global:
         # hence the lock. Whether there is one is recorded, see `describe`.
         warnings.simplefilter("ignore")
-        dataset = rasterio.open(
-            descriptor_path(fd, path), driver="GTiff", sharing=False, GEOREF_SOURCES="INTERNAL"
-        )
+        dataset = _open(descriptor_path(fd, path))
+        if dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK":
+            # GDAL turns 8-bit CMYK into RGBA, from which there is no way back.
+            dataset.close()
+            dataset = _open(f"GTIFF_RAW:{descriptor_path(fd, path)}")
     try:
         yield dataset
     finally:
         dataset.close()
+
+
+def _open(name: str) -> TilevaultDataset:
+    return rasterio.open(name, driver="GTiff", sharing=False, GEOREF_SOURCES="INTERNAL")
 
 
 def _raster_window(y: slice, x: slice) -> RasterWindow:
@@ -157,15 +164,11 @@ def _raster_window(y: slice, x: slice) -> RasterWindow:
 def has_dataset_mask(dataset: TilevaultDataset) -> bool:
     """Whether the file holds a mask of its own: neither nodata nor an alpha band."""
     flags = [set(f) for f in dataset.mask_flag_enums]
+    if not all(flags):
+        raise UnsupportedSyntax("a mask per band")
     own = [MaskFlags.per_dataset in f and MaskFlags.alpha not in f for f in flags]
     if any(own) and not all(own):
         raise UnsupportedSyntax("a mask that goes with some bands only")
-    if not all(
-        f <= {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.per_dataset, MaskFlags.alpha} for f in flags
-    ):
-        raise UnsupportedSyntax("masks of an unknown kind")
-    if any(not f for f in flags):
-        raise UnsupportedSyntax("a mask per band")
     return all(own)
 
 
@@ -173,6 +176,7 @@ def describe(dataset: TilevaultDataset) -> dict[str, Any]:
     """All that metadata-exact promises of a dataset but the pixels: JSON values."""
     bands = range(1, dataset.count + 1)
     gcps, gcps_crs = dataset.gcps
+    names = zip(dataset.descriptions, dataset.units, dataset.scales, dataset.offsets, strict=True)
     transform = None if _identity(dataset) else [_number(v) for v in tuple(dataset.transform)[:6]]
     return {
         "width": dataset.width,
@@ -190,13 +194,13 @@ def describe(dataset: TilevaultDataset) -> dict[str, Any]:
         "tags": _namespaces(dataset, 0),
         "bands": [
             {
-                "description": dataset.descriptions[b - 1],
-                "unit": dataset.units[b - 1],
-                "scale": _number(dataset.scales[b - 1]),
-                "offset": _number(dataset.offsets[b - 1]),
+                "description": description,
+                "unit": unit,
+                "scale": _number(scale),
+                "offset": _number(offset),
                 "tags": _namespaces(dataset, b),
             }
-            for b in bands
+            for b, (description, unit, scale, offset) in zip(bands, names, strict=True)
         ],
     }
 

@@ -189,7 +189,7 @@ def _common(values: Sequence[int], what: str) -> int:
 
 def _photometric(ifd: Ifd, compression: int) -> int:
     value = ifd.number(262, 1)
-    if value not in COLOURS or (value == YCBCR and compression not in (JPEG, 50001)):
+    if value not in COLOURS or (value == YCBCR and compression != JPEG):
         raise UnsupportedSyntax(
             f"PhotometricInterpretation {value} with TIFF compression {compression}", photometric=value
         )

@@ -10,8 +10,9 @@ import rasterio
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
+from tilevault.archive.attribute_values import nodata_word
 from tilevault.archive.formats.geotiff_gdal import DTYPES, gdal_env, translated
-from tilevault.archive.geo_metadata import level_transform, nodata_word
+from tilevault.archive.geo_metadata import level_transform
 from tilevault.archive.image import ImageInfo, Window, Words
 from tilevault.codecs.errors import InvalidRequest
 
@@ -55,7 +56,9 @@ def _georeferencing(info: ImageInfo, window: Window, level: int, downsampling: s
     transform = level_transform(info, level, downsampling)
     if transform is None:
         return {}
-    moved = Affine(*transform) @ Affine.translation(window.start[1], window.start[0])
+    a, b, c, d, e, f = transform
+    y, x = window.start
+    moved = Affine(a, b, c + a * x + b * y, d, e, f + d * x + e * y)
     wkt = info.attributes.get("crs_wkt")
     return {"transform": moved, **({"crs": wkt} if wkt else {})}
 

@@ -45,7 +45,7 @@ from tilevault.codecs.errors import (
     VerifyAfterEncodeFailed,
 )
 
-__all__ = ["compare", "prove_metadata", "write_cog", "write_original"]
+__all__ = ["ImageLike", "compare", "prove_metadata", "write_cog", "write_original"]
 
 WINDOW_BYTES = 32 << 20
 COG_BLOCK_BYTES = 128 << 20

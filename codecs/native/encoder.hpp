@@ -254,12 +254,18 @@ class CoefficientEncoder {
       start += ends_[(tile.levels + 1) * tables + t];
     }
     grouped_.resize(start + 8);
-    std::array<size_t, kMaxTables> at{};
-    for (size_t t = 0; t < tables; ++t) at[t] = starts_[t];
-    const size_t n = contexts_.size();
-    for (size_t i = 0; start != 0 && i < n; ++i) {
-      const unsigned t = set_.map[contexts_[i]];
-      if (starts_[t] != SIZE_MAX) grouped_[at[t]++] = tokens_[i];
+    // Without branches: what belongs to no group goes to a byte that nobody reads.
+    uint8_t nowhere[1];
+    std::array<uint8_t*, kMaxTables> to{};
+    for (size_t t = 0; t < tables; ++t) to[t] = starts_[t] != SIZE_MAX ? grouped_.data() + starts_[t] : nowhere;
+    std::array<uint8_t, kMaxTables> step{};
+    for (size_t t = 0; t < tables; ++t) step[t] = starts_[t] != SIZE_MAX;
+    const size_t n = start != 0 ? contexts_.size() : 0;
+    const uint8_t *contexts = contexts_.data(), *tokens = tokens_.data(), *map = set_.map.data();
+    for (size_t i = 0; i < n; ++i) {
+      const unsigned t = map[contexts[i]];
+      *to[t] = tokens[i];
+      to[t] += step[t];
     }
     segments_ = tile.levels + 1;
   }
