@@ -85,15 +85,17 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	@$(MAKE) --no-print-directory types
 
-# mypy cannot follow the editable install's import hook: it reads a tree of links instead. A tree that
-# mypy does not find passes with one file or none, hence the count.
+# mypy cannot follow the editable install's import hook: it reads a tree of links instead. It runs inside
+# that tree, because from here it would take ./codecs for the standard library's module and then misread
+# NumPy's types. A tree that it does not find passes with one file or none, hence the count.
 types: $(VENV)/.lint
 	@rm -rf build/typing && mkdir -p build/typing/tilevault
 	@ln -s ../../../codecs ../../../archive ../../../workflows build/typing/tilevault/
-	@cd / && "$(CURDIR)/$(BIN)/python" -c 'import tilevault; print(open(tilevault.__file__).read(), end="")' > "$(CURDIR)/build/typing/tilevault/__init__.py"
+	@cd / && "$(CURDIR)/$(BIN)/python" -c 'import tilevault; print(open(tilevault.__file__).read(), end="")' \
+		> "$(CURDIR)/build/typing/tilevault/__init__.py"
 	@touch build/typing/tilevault/py.typed
-	$(BIN)/mypy | tee build/typing/mypy.log
-	@files=$$(sed -nE 's/.*no issues found in ([0-9]+) source files?.*/\1/p' build/typing/mypy.log); \
+	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy | tee ../mypy.log
+	@files=$$(sed -nE 's/.*no issues found in ([0-9]+) source files?.*/\1/p' build/mypy.log); \
 		[ "$${files:-0}" -gt 1 ] || { echo "mypy checked $${files:-no} file(s)" >&2; exit 1; }
 
 sanitize: $(VENV)/.build-tools

@@ -30,7 +30,7 @@ from tilevault.archive.formats import SourceFile
 from tilevault.archive.image import Window, Words, values
 from tilevault.archive.manifest import CommitRecord, Manifest, ManifestObject
 from tilevault.archive.plain import PlainArray, array_document, compress, group_document
-from tilevault.archive.reading import read_level
+from tilevault.archive.reading import read_level, reduce_window
 from tilevault.archive.tiles import (
     EncodedTile,
     TiledArray,
@@ -249,12 +249,20 @@ class Generation:
         self, role: str, index: tuple[int, ...], readers: Mapping[str, TileReader]
     ) -> list[ManifestObject]:
         """Reduce one square of level 0 to every stored coarse level."""
-        written = []
-        for level in self.description.levels[1:]:
-            plain = self.description.coarse(level, role)
-            words = read_level(self.description, readers, role, plain.window(index), level, threads=False)
-            written.append(self._create(plain.chunk_key(index), [plain.encode_chunk(index, words)]))
-        return written
+        d = self.description
+        plains = {k: d.coarse(k, role) for k in d.levels[1:]}
+        if role == "data" and d.downsampling == "lowpass53":
+            made = {k: read_level(d, readers, role, p.window(index), k, False) for k, p in plains.items()}
+        else:
+            start = tuple(i * b for i, b in zip(index, d.block(role), strict=True))
+            stop = (
+                min(a + b, n) for a, b, n in zip(start, d.block(role), d.level_shape(0, role), strict=True)
+            )
+            made = reduce_window(d, readers, role, Window(start, tuple(stop)), tuple(plains), threads=False)
+        return [
+            self._create(plain.chunk_key(index), [plain.encode_chunk(index, made[k])])
+            for k, plain in plains.items()
+        ]
 
     def write_documents(
         self,

@@ -18,6 +18,8 @@ DECOMPOSITIONS = 5
 """Wavelet decompositions of a tile; chunk sides are multiples of 2**5, so that levels align."""
 SHARD_BYTES = 64 << 20
 """Raw samples of one shard at most (or one tile, if larger): bounds a task's memory."""
+BALANCED_BYTES = 16 << 20
+"""A shard grows along x up to SHARD_BYTES, along other axes only up to this: enough tasks for all workers."""
 STACKED_SAMPLES = 256 << 10
 """Small planes share a tile up to this many samples, so that tables and frames amortise."""
 MAX_BANDS = 16
@@ -67,9 +69,9 @@ class TileGrid:
         shape: tuple[int, ...],
         tile: tuple[int, ...],
         itemsize: int,
-        shard_bytes: int = SHARD_BYTES,
+        shard_bytes: int = BALANCED_BYTES,
     ) -> "TileGrid":
-        """Shards grown from one tile along x, then y, then outward, to at most ``shard_bytes``.
+        """Shards grown from one tile along x (to 64 MiB), then y, then outward (to ``shard_bytes``).
 
         Growing x first makes full-width row bands, which a striped source can deliver without reading
         a strip twice; whole planes follow, so that a DICOM frame lies in as few shards as possible.
@@ -77,7 +79,8 @@ class TileGrid:
         shard = list(tile)
         for i in reversed(range(len(shape))):
             needed = ceil(shape[i] / tile[i])
-            room = max(1, shard_bytes // (prod(shard) * itemsize))
+            limit = max(SHARD_BYTES, shard_bytes) if i == len(shape) - 1 else shard_bytes
+            room = max(1, limit // (prod(shard) * itemsize))
             shard[i] = tile[i] * min(needed, room)
             if min(needed, room) < needed:
                 break

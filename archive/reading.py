@@ -5,7 +5,7 @@ each tile. ``mean`` and ``nearest``: level 0 is read and reduced, band of rows b
 stays bounded whatever the window.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from tilevault.archive.description import Description
 from tilevault.archive.image import ImageInfo, Window, Words, values
-from tilevault.archive.levels import reduce_mask, reduce_mean, reduce_nearest, valid_samples
+from tilevault.archive.levels import reduce_mask, reduce_means, reduce_nearest, valid_samples
 from tilevault.archive.tiles import TileReader, magnified
 from tilevault.codecs.errors import InvalidRequest
 
-__all__ = ["read_level"]
+__all__ = ["read_level", "reduce_window"]
 
 ROWS = 512
 """Level-0 rows that are reduced at a time."""
@@ -44,11 +44,39 @@ def read_level(
         return words if role == "mask" else values(words, info)
     if role == "data" and description.downsampling == "lowpass53":
         return _clamp(reader.read(window, level, threads), info)
-    out = np.empty(window.shape, reader.array.dtype)
+    finest = magnified(window, level, reader.array.grid.shape)
+    return reduce_window(description, readers, role, finest, (level,), threads)[level]
+
+
+def reduce_window(
+    description: Description,
+    readers: Mapping[str, TileReader],
+    role: str,
+    window: Window,
+    levels: Sequence[int],
+    threads: bool = True,
+) -> dict[int, Words]:
+    """Mean or nearest levels (ascending) of a level-0 ``window``, which is read once for all of them.
+
+    The window's corner lies on a multiple of 2**level for each level.
+    """
+    dtype = readers[role].array.dtype
+    made = {k: np.empty(_coarser(window, k).shape, dtype) for k in levels}
     for planes in _planes(window):
-        for rows in _bands(planes, level):
-            out[rows.shift(window.start).slices] = _reduced(description, readers, role, rows, level, threads)
-    return out
+        for band in _bands(planes):
+            words = readers[role].read(band, 0, threads)
+            mask = _mask(readers, band, threads) if role == "data" else None
+            for level, reduced in _reduced(description, role, words, levels, mask).items():
+                place = _coarser(band, level).shift(_coarser(window, level).start)
+                made[level][place.slices] = reduced
+    return made
+
+
+def _coarser(window: Window, level: int) -> Window:
+    """A level-0 window in the coordinates of a level."""
+    start = (*window.start[:-2], *(a >> level for a in window.start[-2:]))
+    stop = (*window.stop[:-2], *(-(-b >> level) for b in window.stop[-2:]))
+    return Window(start, stop)
 
 
 def _planes(window: Window) -> list[Window]:
@@ -58,34 +86,30 @@ def _planes(window: Window) -> list[Window]:
     return [Window((*at, *window.start[-2:]), (*(i + 1 for i in at), *window.stop[-2:])) for at in starts]
 
 
-def _bands(window: Window, level: int) -> list[Window]:
-    """The window in bands of rows of the level, aligned to ROWS rows of level 0."""
-    height, y0, y1 = max(1, ROWS >> level), window.start[-2], window.stop[-2]
-    edges = [y0, *range((y0 // height + 1) * height, y1, height), y1]
+def _bands(window: Window) -> list[Window]:
+    """The window in bands of rows that end at multiples of ROWS."""
+    y0, y1 = window.start[-2], window.stop[-2]
+    edges = [y0, *range((y0 // ROWS + 1) * ROWS, y1, ROWS), y1]
     lead0, lead1, x0, x1 = window.start[:-2], window.stop[:-2], window.start[-1], window.stop[-1]
     return [Window((*lead0, a, x0), (*lead1, b, x1)) for a, b in pairwise(edges) if b > a]
 
 
 def _reduced(
     description: Description,
-    readers: Mapping[str, TileReader],
     role: str,
-    window: Window,
-    level: int,
-    threads: bool,
-) -> Words:
+    words: Words,
+    levels: Sequence[int],
+    mask: NDArray[np.uint8] | None,
+) -> dict[int, Words]:
     info = description.info
     assert info is not None
-    finest = magnified(window, level, readers[role].array.grid.shape)
-    words = readers[role].read(finest, 0, threads)
-    nearest = description.downsampling == "nearest"
+    if role == "data":
+        words = values(words, info)
+    if description.downsampling == "nearest":
+        return {k: reduce_nearest(words, k) for k in levels}
     if role == "mask":
-        return reduce_nearest(words, level) if nearest else reduce_mask(words, level)
-    words = values(words, info)
-    if nearest:
-        return reduce_nearest(words, level)
-    mask = _mask(readers, finest, threads)
-    return reduce_mean(words, level, valid_samples(words, info.nodata, mask), info.nodata)
+        return {k: reduce_mask(words, k) for k in levels}
+    return reduce_means(words, levels, valid_samples(words, info.nodata, mask), info.nodata)
 
 
 def _mask(readers: Mapping[str, TileReader], window: Window, threads: bool) -> NDArray[np.uint8] | None:

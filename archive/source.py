@@ -130,7 +130,7 @@ class StoredFrames:
 
     def read(self, window: Window) -> Words:
         """Words of a window of the image."""
-        return self._image.readers["data"].read(window, threads=self._image.threads)
+        return self._image.source.whole_tiles(window)
 
     def words(self, frame: int, rows: slice) -> Words:
         """Rows of a frame's stored words: (y, x) or (c, y, x)."""

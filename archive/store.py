@@ -69,9 +69,7 @@ class Archive(Mapping[str, "Image"]):
         """The archive at ``path``, made if the folder is absent or empty."""
         folder = Path(path)
         if not (folder / _ARCHIVE).exists():
-            if folder.exists() and (
-                not folder.is_dir() or any(n.name != ".staging" for n in folder.iterdir())
-            ):
+            if folder.exists() and not _is_empty(folder):
                 raise InvalidRequest(f"{folder}: is neither an archive nor an empty folder")
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             blobs = LocalBlobs(folder)

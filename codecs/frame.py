@@ -200,8 +200,6 @@ def _decode_image(codec: FrameCodec, data: bytes, expected: _Expected) -> NDArra
     header = expected.check(stream_header(codec.transfer_syntax, data))
     try:
         decoded = _call(imagecodecs, codec, data, header)
-    except TileCorrupt:
-        raise
     except Exception as error:  # imagecodecs raises a class of its own per codec, and ValueError
         raise TileCorrupt(f"frame does not decode: {error}"[:500]) from error
     return expected.words(np.asarray(decoded))
@@ -210,10 +208,9 @@ def _decode_image(codec: FrameCodec, data: bytes, expected: _Expected) -> NDArra
 def _call(imagecodecs: ModuleType, codec: FrameCodec, data: bytes, header: StreamHeader) -> Any:
     syntax = codec.transfer_syntax
     if syntax in JPEG_LS:
-        if not data.rstrip(b"\0").endswith(END_OF_IMAGE):
-            # CharLS 2.4 spends seconds on a stream that ends within a scan, however small.
-            raise TileCorrupt("JPEG-LS frame has no end marker")
-        return imagecodecs.jpegls_decode(data)
+        # CharLS 2.4 spends seconds on a stream that ends within a scan, however small, unless a marker
+        # stops it. After the stream's own end marker (and any padding) another one is not looked at.
+        return imagecodecs.jpegls_decode(data + END_OF_IMAGE)
     if syntax in JPEG_2000:
         return imagecodecs.jpeg2k_decode(data)
     if syntax in JPEG_XL:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tilevault.codecs.errors import InvalidRequest, TileCorrupt
 from tilevault.workflows.cli import _joined, build_parser
 from tilevault.workflows.commands import worst
-from tilevault.workflows.console import Console, Progress, human_bytes, jsonable, printable
+from tilevault.workflows.console import Column, Console, Progress, human_bytes, jsonable, printable
 from tilevault.workflows.listing import short_ids
 from tilevault.workflows.parallel import in_order
 from tilevault.workflows.query import Query
@@ -141,9 +141,38 @@ def test_an_error_is_a_record_and_a_line() -> None:
 
 def test_tables_show_hostile_names_as_text() -> None:
     out = io.StringIO()
-    Console(False, out).table((("name", "left"), ("n", "right")), [["[red]x[/red] \x1b[31m", "3"]])
+    Console(False, out).table((Column("name"), Column("n", right=True)), [["[red]x[/red] \x1b[31m", "3"]])
     assert "[red]x[/red] \\x1b[31m" in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize("screen", [200, 80, 60, 40, 30, 10])
+def test_tables_fit_the_screen(screen: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(screen))
+    out = Terminal()
+    columns = (
+        Column("image"),
+        Column("name", flexible=True),
+        Column("n", right=True),
+        Column("added", optional=True),
+    )
+    rows = [
+        ["12345678", "a/very/long/name/of/a/file/" * 3, "12", "2024-01-01"],
+        ["1", "医用画像" * 9, "3", "x"],
+    ]
+    Console(False, out).table(columns, rows)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 4
+    wide = [sum(2 if ord(char) > 0x2FFF else 1 for char in line) for line in lines]
+    assert max(wide) <= max(screen, 15)
+    assert all(line.split()[0] in ("image", "--------", "12345678", "1") for line in lines)
+    assert ("added" in lines[0]) == (screen >= 60)
+    if screen == 200:
+        assert rows[0][1] in lines[2]
 
 
 def test_plain_progress_says_little() -> None:

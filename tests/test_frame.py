@@ -1,6 +1,7 @@
 """Coded frames: every syntax decodes to the pixels that went in, and nothing but `TileCorrupt` comes out."""
 
 import struct
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,24 @@ def test_flipped_bits_raise_our_error_or_decode(data: st.DataObject) -> None:
 def test_headers_of_any_bytes(syntax: str, data: bytes) -> None:
     for prefix in (b"", b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"):
         stream_header(syntax, prefix + data)
+
+
+@pytest.mark.parametrize("padding", [b"\0", b"\xff", bytes(7)])
+def test_padding_after_a_stream(padding: bytes) -> None:
+    for syntax, data in STREAMS.items():
+        if syntax != JPEG_XL:
+            dtype = np.uint8 if syntax == JPEG else np.uint16
+            got = FrameCodec(syntax).decode_tile(data + padding, (24, 24), dtype)
+            np.testing.assert_array_equal(got, FrameCodec(syntax).decode_tile(data, (24, 24), dtype))
+
+
+def test_a_truncated_jpeg_ls_stream_is_refused_at_once() -> None:
+    data = STREAMS[JPEG_LS]
+    start = time.process_time()
+    for cut in range(20, len(data) - 2, 3):
+        with pytest.raises(TileCorrupt):
+            FrameCodec(JPEG_LS).decode_tile(data[:cut], (24, 24), np.uint16)
+    assert time.process_time() - start < 1
 
 
 def test_a_huge_frame_is_refused_before_it_is_decoded() -> None:

@@ -9,19 +9,23 @@ import io
 import json
 import math
 import os
+import shutil
 import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, TextIO
 
 from tilevault.codecs.errors import TilevaultError
 from tilevault.workflows.placing import os_failure
 
-__all__ = ["Console", "Progress", "human_bytes", "jsonable", "printable"]
+__all__ = ["Column", "Console", "Progress", "human_bytes", "jsonable", "printable"]
 
+NARROWEST = 24
+"""Characters that a flexible column keeps while others can be left out."""
 PLAIN_INTERVAL = 5.0
 """Seconds between progress lines where there is no terminal."""
 
@@ -76,6 +80,54 @@ def jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, PurePath) or not hasattr(value, "name") else str(value.name)
 
 
+@dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    heading: str
+    right: bool = False
+    """Numbers are aligned to the right."""
+    flexible: bool = False
+    """Is cut first where the screen is narrow."""
+    optional: bool = False
+    """Is left out where the screen is narrower still; the last one first."""
+
+
+def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], screen: int | None) -> list[int]:
+    """Width of each column in cells of the screen; 0 for what is left out."""
+    widths = [
+        max([len(column.heading), *(_cells(row[i]) for row in cells)]) for i, column in enumerate(columns)
+    ]
+    if screen is None:
+        return widths
+    flexible = [i for i, column in enumerate(columns) if column.flexible]
+    droppable = [i for i, column in enumerate(columns) if column.optional]
+
+    def excess() -> int:
+        return sum(width + 2 for width in widths if width) - 2 - screen
+
+    for i in flexible:
+        widths[i] = min(widths[i], max(NARROWEST, widths[i] - max(0, excess())))
+    while droppable and excess() > 0:
+        widths[droppable.pop()] = 0
+    for i in flexible:
+        widths[i] = max(1, widths[i] - max(0, excess()))
+    return widths
+
+
+def _cells(text: str) -> int:
+    """Cells that a text takes on a screen: East Asian characters take two."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _fitted(text: str, width: int, right: bool) -> str:
+    limit = len(text)
+    while _cells(text) > width and limit > 1:
+        limit -= 1
+        text = printable(text, limit)
+    return " " * (width - _cells(text)) + text if right else text + " " * (width - _cells(text))
+
+
 class Console:
     """Where a command writes: one object per run, passed to every command."""
 
@@ -85,6 +137,7 @@ class Console:
         self.json_lines = json_lines
         self.out = sys.stdout if out is None else out
         self.err = sys.stderr if err is None else err
+        self._live: Progress | None = None
 
     def record(self, kind: str, /, **fields: Any) -> None:
         """One JSON line ``{"type": kind, ...}``; nothing when text is wanted."""
@@ -97,6 +150,8 @@ class Console:
             self._write(text)
 
     def _write(self, text: str) -> None:
+        if self._live is not None and _is_terminal(self.out) and self._live.above(text):
+            return
         with self._output():
             self.out.write(text + "\n")
             # Whoever reads a pipe of records wants each one when it happens.
@@ -141,39 +196,18 @@ class Console:
         self.record("error", **fields)
         self.note(f"tilevault: {failure.code}: {printable(failure.message)}")
 
-    def table(self, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> None:
-        """A table for people: ``columns`` are (heading, "left" | "right"). Never cut where not a terminal."""
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+        """A table for people. On a terminal it fits the screen, elsewhere nothing is cut."""
         if self.json_lines:
             return
-        from rich import box
-        from rich.console import Console as RichConsole
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for i, (heading, justify) in enumerate(columns):
-            table.add_column(
-                heading,
-                justify="right" if justify == "right" else "left",
-                no_wrap=True,
-                overflow="ellipsis",
-                min_width=8 if i == 0 else None,
-            )
         cells = [[printable(cell) for cell in row] for row in rows]
-        for row in cells:
-            table.add_row(*(Text(cell) for cell in row))
-        terminal = _is_terminal(self.out)
-        width = (
-            None
-            if terminal
-            else 4
-            + sum(
-                3 + max([len(columns[i][0]), *(2 * len(row[i]) for row in cells)])
-                for i in range(len(columns))
-            )
-        )
-        with self._output():
-            RichConsole(file=self.out, width=width, highlight=False, emoji=False, markup=False).print(table)
+        screen = shutil.get_terminal_size().columns if _is_terminal(self.out) else None
+        widths = _widths(columns, cells, screen)
+        shown = [i for i, width in enumerate(widths) if width]
+        lines = [[column.heading for column in columns], ["-" * width for width in widths], *cells]
+        for line in lines:
+            parts = [_fitted(line[i], widths[i], columns[i].right) for i in shown]
+            self.line("  ".join(parts).rstrip())
 
     def fields(self, pairs: Iterable[tuple[str, object]], indent: int = 0) -> None:
         """Aligned ``name  value`` lines for people; pairs whose value is None are left out."""
@@ -184,7 +218,8 @@ class Console:
 
     def progress(self, title: str, unit: str = "files") -> "Progress":
         """A progress display on standard error; with JSON only where standard error is a terminal."""
-        return Progress(title, self.err, not self.json_lines or _is_terminal(self.err), unit)
+        self._live = Progress(title, self.err, not self.json_lines or _is_terminal(self.err), unit)
+        return self._live
 
 
 def _is_terminal(stream: TextIO) -> bool:
@@ -219,6 +254,16 @@ class Progress:
     def __exit__(self, *exc: object) -> None:
         if self._live is not None:
             self._live.stop()
+            self._live = None
+
+    def above(self, text: str) -> bool:
+        """Show a line above a live display on the same screen; False where there is no live display."""
+        if self._live is None:
+            return False
+        from rich.text import Text
+
+        self._live.console.print(Text(text), soft_wrap=True)
+        return True
 
     def update(
         self,

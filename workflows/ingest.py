@@ -47,6 +47,8 @@ SCAN_BATCH = 32
 """Files that one scan task looks at."""
 SMALL_IMAGE = 64 << 20
 """An image of fewer raw bytes is one task from end to end: images then run beside each other."""
+PROOF_BYTES = 16 << 20
+"""Source bytes that one task rebuilds (or one file, if larger)."""
 COMMIT_TRIES = 5
 
 
@@ -505,22 +507,26 @@ def _proofs(order: _Order, generation: Generation, objects: Sequence[ManifestObj
     if order.image.round_trip != "file-exact":
         return [Task(_prove_metadata, (order.image,))]
     manifest = generation.manifest(objects)
-    return [Task(_prove_files, (generation, manifest, batch)) for batch in _proof_batches(order.image)]
+    batches = list(_proof_batches(order.image))
+    # A single large file keeps all cores busy from inside its one task.
+    threads = len(batches) == 1 and not _is_small(order.image)
+    return [Task(_prove_files, (generation, manifest, batch, threads)) for batch in batches]
 
 
 def _proof_batches(image: SourceImage) -> Iterator[range]:
-    """Runs of neighbouring files of about one shard's bytes."""
+    """Runs of neighbouring files of about PROOF_BYTES."""
     start, size = 0, 0
     for i, file in enumerate(image.sources):
         size += file.size
-        if size >= SMALL_IMAGE or i + 1 == len(image.sources):
+        if size >= PROOF_BYTES or i + 1 == len(image.sources):
             yield range(start, i + 1)
             start, size = i + 1, 0
 
 
-def _prove_files(generation: Generation, manifest: Manifest, batch: range) -> None:
+def _prove_files(generation: Generation, manifest: Manifest, batch: range, threads: bool) -> None:
     """Rebuild files from what is stored and compare them with what was scanned."""
     image = Image.staged(generation.blobs, manifest)
+    image.threads = threads
     for i in batch:
         file, digest, size = image.source.files[i], hashlib.sha256(), 0
         for piece in image.source.rebuild(i):

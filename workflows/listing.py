@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilevault.codecs.errors import TilevaultError
-from tilevault.workflows.console import Console, human_bytes, printable
+from tilevault.workflows.console import Column, Console, human_bytes, printable
 from tilevault.workflows.query import Query
 
 if TYPE_CHECKING:
@@ -35,16 +35,14 @@ RECORDED = (
 )
 """Keys of a summary that are facts about the stored image; the others are search keys."""
 COLUMNS = (
-    ("image", "left"),
-    ("name", "left"),
-    ("what", "left"),
-    ("shape", "right"),
-    ("dtype", "left"),
-    ("files", "right"),
-    ("source", "right"),
-    ("ratio", "right"),
-    ("round trip", "left"),
-    ("added", "left"),
+    Column("image"),
+    Column("name", flexible=True),
+    Column("what"),
+    Column("shape", right=True),
+    Column("dtype", optional=True),
+    Column("ratio", right=True),
+    Column("round trip"),
+    Column("added", optional=True),
 )
 
 
@@ -111,18 +109,15 @@ def image_record(image: "Image") -> dict[str, Any]:
 
 
 def _row(short: str, record: Mapping[str, Any]) -> list[str]:
-    shape = " x ".join(str(n) for n in record["shape"] or ())
     return [
         short,
-        printable(record["name"] or "", 48),
+        record["name"] or "",
         _what(record),
-        shape,
+        "x".join(str(n) for n in record["shape"] or ()),
         record["dtype"] or "",
-        str(record["files"]),
-        human_bytes(record["bytes_source"] or 0),
         f"{record['ratio']:.2f}" if record["ratio"] else "",
         record["round_trip"] or "",
-        str(record["added"] or "")[:16].replace("T", " "),
+        str(record["added"] or "")[:10],
     ]
 
 

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 SAMPLED_TILES = 4
-PACKING_GAIN = 0.05
+PACKING_GAIN = 0.10
 """Histogram packing costs the cheap levels, so it must save at least this share of the bytes."""
 LEVEL_SHARE = 0.04
 """Raw bytes of the largest stored level of encapsulated frames, as a share of the frames' own bytes."""
@@ -118,7 +118,7 @@ def _affordable(description: Description, stored: int) -> tuple[int, ...]:
     assert info is not None
     raw = {k: prod(description.level_shape(k)) * info.dtype.itemsize for k in description.levels}
     kept = [k for k in description.levels[1:] if raw[k] <= LEVEL_SHARE * stored]
-    return (0, *(kept or description.levels[-1:]))
+    return (0, *(kept or description.levels[1:][-1:]))
 
 
 def settle_downsampling(description: Description, plain: bool) -> Description:

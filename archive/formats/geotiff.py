@@ -290,7 +290,7 @@ def _info(name: str, record: Mapping[str, Any]) -> ImageInfo:
 def _categorical(raster: Mapping[str, Any], layout: Mapping[str, Any]) -> bool:
     """Palette indices or single bits. GDAL also makes up a grey table where white is zero: no labels."""
     palette = layout["photometric"] == 3 or (bool(raster["colormaps"]) and layout["photometric"] != 0)
-    return palette or layout["bits"] == 1
+    return palette or bool(layout["bits"] == 1)
 
 
 def _nodata(value: Any, text: str | None, dtype: np.dtype[Any]) -> float | int | None:
