@@ -69,9 +69,9 @@ class TileGrid:
         shape: tuple[int, ...],
         tile: tuple[int, ...],
         itemsize: int,
-        shard_bytes: int = BALANCED_BYTES,
+        shard_bytes: int | None = None,
     ) -> "TileGrid":
-        """Shards grown from one tile along x (to 64 MiB), then y, then outward (to ``shard_bytes``).
+        """Shards grown from one tile along x (to 64 MiB), then y, then outward (to ``shard_bytes``, default 16 MiB).
 
         Growing x first makes full-width row bands, which a striped source can deliver without reading
         a strip twice; whole planes follow, so that a DICOM frame lies in as few shards as possible.
@@ -79,7 +79,8 @@ class TileGrid:
         shard = list(tile)
         for i in reversed(range(len(shape))):
             needed = ceil(shape[i] / tile[i])
-            limit = max(SHARD_BYTES, shard_bytes) if i == len(shape) - 1 else shard_bytes
+            balanced = shard_bytes or BALANCED_BYTES
+            limit = max(SHARD_BYTES, balanced) if i == len(shape) - 1 else balanced
             room = max(1, limit // (prod(shard) * itemsize))
             shard[i] = tile[i] * min(needed, room)
             if min(needed, room) < needed:
@@ -129,10 +130,7 @@ class TileGrid:
         if 0 in within.shape:
             return iter(())
         return product(
-            *(
-                range(a // t, -(-b // t))
-                for a, b, t in zip(within.start, within.stop, self.tile, strict=True)
-            )
+            *(range(a // t, -(-b // t)) for a, b, t in zip(within.start, within.stop, self.tile, strict=True))
         )
 
     def _window(self, index: tuple[int, ...], block: tuple[int, ...]) -> Window:

@@ -11,7 +11,6 @@ from tilevault.archive.store import Archive
 from tilevault.codecs.errors import TilevaultError
 from tilevault.workflows.ingest import add
 
-
 PARTS = 8
 """Into which the objects are dealt, so that test processes can share them."""
 

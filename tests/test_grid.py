@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilevault.archive.grid import SHARD_BYTES, TileGrid, reduced_extent, tile_shape
+from tilevault.archive.grid import TileGrid, reduced_extent, tile_shape
 from tilevault.archive.image import Window
 from tilevault.codecs.errors import InvalidRequest
 

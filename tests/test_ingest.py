@@ -96,9 +96,8 @@ def test_the_same_again_is_present_and_a_dry_run_writes_nothing(series, tmp_path
 
 def test_late_instances_extend_a_series_and_reuse_its_shards(series, tmp_path, monkeypatch):
     # Shards of four slices, so that the late ones leave the first shard as it is.
-    monkeypatch.setattr("tilevault.archive.grid.SHARD_BYTES", 4 * 96 * 96 * 2)
+    monkeypatch.setattr("tilevault.archive.grid.BALANCED_BYTES", 4 * 96 * 96 * 2)
     monkeypatch.setattr("tilevault.archive.grid.STACKED_SAMPLES", 1)
-    monkeypatch.setattr("tilevault.archive.grid.TileGrid.plan.__func__.__defaults__", (4 * 96 * 96 * 2,))
     archive = tmp_path / "archive"
     early = add(series[1][:6], archive)
     image = early.images[0].image
@@ -133,7 +132,7 @@ def test_an_instance_with_other_bytes_is_refused_and_the_first_stays(series, tmp
 
 def test_an_interrupted_run_is_continued(tmp_path, monkeypatch):
     monkeypatch.setattr(ingest, "SMALL_IMAGE", 0)
-    monkeypatch.setattr("tilevault.archive.grid.TileGrid.plan.__func__.__defaults__", (1 << 15,))
+    monkeypatch.setattr("tilevault.archive.grid.BALANCED_BYTES", 1 << 15)
     words = noise((1, 300, 260))
     write_tiff(tmp_path / "in" / "a.tif", words, compress="lzw")
     real, log = ingest._write_shard, tmp_path / "log"
@@ -158,7 +157,7 @@ def test_an_interrupted_run_is_continued(tmp_path, monkeypatch):
     done = add([tmp_path / "in"], tmp_path / "archive", tile=64, workers=1)
     assert done.images[0].status == "added"
     shards = log.read_text().splitlines()
-    assert len(shards) == len(set(shards)) == 10
+    assert len(shards) == len(set(shards)) == 5
     np.testing.assert_array_equal(archive["a.tif"][...], words[0])
     assert list(archive.uncommitted()) == []
 
