@@ -42,7 +42,7 @@ from tilevault.archive.tiles import (
 )
 from tilevault.codecs.errors import Conflict, ManifestCorrupt, TileCorrupt, TilevaultError
 
-__all__ = ["Generation", "ShardReceipt", "bits_array", "table_arrays"]
+__all__ = ["Generation", "ShardReceipt", "bits_array", "forget_receipts", "table_arrays"]
 
 SOURCE_BLOCK = 4 << 20
 """Raw bytes of one independently compressed block of source bytes."""

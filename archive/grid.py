@@ -71,7 +71,7 @@ class TileGrid:
         itemsize: int,
         shard_bytes: int | None = None,
     ) -> "TileGrid":
-        """Shards grown from one tile along x (to 64 MiB), then y, then outward (to ``shard_bytes``, default 16 MiB).
+        """Shards grown from one tile along x (to 64 MiB), then y, then outward (to ``shard_bytes``: 16 MiB).
 
         Growing x first makes full-width row bands, which a striped source can deliver without reading
         a strip twice; whole planes follow, so that a DICOM frame lies in as few shards as possible.
