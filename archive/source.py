@@ -6,7 +6,7 @@ which pieces of which blocks they are, and holds what the format recorded to put
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,13 +103,7 @@ class Source:
 
     @cached_property
     def _documents(self) -> list[Any]:
-        data = self._image.object("source/files.json.zst")
-        document = parse(
-            expand(data, _raw_size(data, "files.json", MAX_DOCUMENT), "files.json"), "files.json"
-        )
-        if not isinstance(document, list):
-            raise ManifestCorrupt(f"image {self._image.id}: files.json is no list")
-        return document
+        return _listing(self._image.object("source/files.json.zst"))
 
     def _block(self, key: str) -> bytes:
         if key not in self._blocks:
@@ -158,6 +152,15 @@ class StoredFrames:
 
     def _position(self, frame: int) -> Any:
         return self._module.frame_position(self._image.source.image, self._file, frame)
+
+
+@lru_cache(maxsize=2)
+def _listing(data: bytes) -> list[Any]:
+    """The document of each file. Many tasks read the same one after the other, and it can be long."""
+    document = parse(expand(data, _raw_size(data, "files.json", MAX_DOCUMENT), "files.json"), "files.json")
+    if not isinstance(document, list):
+        raise ManifestCorrupt("files.json: is no list")
+    return document
 
 
 def _raw_size(data: bytes, key: str, limit: int) -> int:

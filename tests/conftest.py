@@ -11,7 +11,6 @@ settings.register_profile("tilevault", deadline=None, max_examples=60)
 settings.load_profile("tilevault")
 
 
-
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real images; tests that use it skip where it is absent."""

@@ -311,9 +311,10 @@ class Image:
         absent = nodata if nodata is not None else np.nan if floats else 0
         if floats:
             total = np.where(valid, values, 0).astype(np.float64)
-            for _ in range(level):
-                total = added(added(total).swapaxes(-1, -2)).swapaxes(-1, -2)
-            mean = (total / np.maximum(count, 1)).astype(values.dtype)
+            with np.errstate(invalid="ignore", over="ignore"):
+                for _ in range(level):
+                    total = added(added(total).swapaxes(-1, -2)).swapaxes(-1, -2)
+                mean = (total / np.maximum(count, 1)).astype(values.dtype)
         else:
             total = squares(np.where(valid, values, 0).astype(np.int64), level).sum((-3, -1))
             mean = np.floor_divide(2 * total + count, np.maximum(2 * count, 1)).astype(values.dtype)

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import dask
 from distributed import Client, Future, LocalCluster, as_completed
+from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
 from tilevault.codecs.errors import InvalidRequest, StoreUnavailable
@@ -33,6 +35,12 @@ class Task:
     arguments: tuple[Any, ...]
     nbytes: int = 0
     """Source bytes that it deals with, for progress."""
+    shared: tuple[Any, ...] = ()
+    """First arguments, which many tasks of a job have in common: they travel once, not with each task."""
+
+    def run(self) -> Any:
+        """Call it here."""
+        return self.call(*self.shared, *self.arguments)
 
 
 Job = Generator[Sequence[Task], list[Any], Any]
@@ -44,7 +52,7 @@ def run_inline(job: Job) -> Any:
         tasks = next(job)
         while True:
             try:
-                results = [task.call(*task.arguments) for task in tasks]
+                results = [task.run() for task in tasks]
             except Exception as error:
                 tasks = job.throw(error)
             else:
@@ -63,6 +71,8 @@ class _Running:
     missing: int = 0
     started: bool = False
     failed: BaseException | None = None
+    sent: dict[int, tuple[Any, Future]] = field(default_factory=dict)
+    """Shared arguments by their id, as they lie with the workers."""
 
 
 class Cluster(AbstractContextManager["Cluster"]):
@@ -73,17 +83,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         if workers is not None and workers < 1:
             raise InvalidRequest(f"workers must be at least 1, not {workers}")
         if scheduler is None:
-            self._local = LocalCluster(
-                n_workers=1,
-                threads_per_worker=workers or os.cpu_count() or 1,
-                processes=False,
-                # Dask's HTTP servers cannot be left out; without an address they listen on every interface.
-                dashboard_address="127.0.0.1:0",
-                worker_dashboard_address="127.0.0.1:0",
-                scheduler_kwargs={"dashboard": False},
-                memory_limit=None,
-                silence_logs=50,
-            )
+            self._local = _threads_of_this_process(workers or os.cpu_count() or 1)
         try:
             self._client = Client(self._local or _safe_address(scheduler or ""), set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -112,10 +112,11 @@ class Cluster(AbstractContextManager["Cluster"]):
         completed = as_completed(loop=self._client.loop)
         try:
             while True:
-                yield from self._fill(source, waiting)
-                while waiting and len(flying) < TASKS_PER_THREAD * self.threads:
+                room = TASKS_PER_THREAD * self.threads
+                yield from self._fill(source, waiting, room)
+                while waiting and len(flying) < room:
                     running, place, task = waiting.popleft()
-                    future = self._client.submit(task.call, *task.arguments, pure=False)
+                    future = self._submit(running, task)
                     flying[future] = running, place, task
                     completed.add(future)
                 if not flying:
@@ -123,16 +124,26 @@ class Cluster(AbstractContextManager["Cluster"]):
                 future = next(completed)
                 running, place, task = flying.pop(future)
                 self._settle(running, place, task, future, done)
+                if running.failed is not None:
+                    _drop(running, waiting)
                 if not running.missing:
                     yield from self._advance(running, waiting)
         finally:
             self._client.cancel(list(flying), force=True)
 
+    def _submit(self, running: _Running, task: Task) -> Future:
+        for argument in task.shared:
+            if id(argument) not in running.sent:
+                # With every worker, so that the loss of one costs no image.
+                running.sent[id(argument)] = argument, self._client.scatter(argument, broadcast=True, hash=False)
+        shared = [running.sent[id(argument)][1] for argument in task.shared]
+        return self._client.submit(task.call, *shared, *task.arguments, pure=False)
+
     def _fill(
-        self, source: Iterator[tuple[Any, Job]], waiting: deque[tuple[_Running, int, Task]]
+        self, source: Iterator[tuple[Any, Job]], waiting: deque[tuple[_Running, int, Task]], room: int
     ) -> Iterator[tuple[Any, Any]]:
         """Start further jobs while fewer tasks wait than the threads could take next."""
-        while len(waiting) < TASKS_PER_THREAD * self.threads:
+        while len(waiting) < room:
             try:
                 label, job = next(source)
             except StopIteration:
@@ -173,13 +184,37 @@ class Cluster(AbstractContextManager["Cluster"]):
         running.missing -= 1
         try:
             running.results[place] = future.result()
-        except KilledWorker as error:
-            running.failed = StoreUnavailable(f"the workers that ran a task died: {error}")
+        except (KilledWorker, FutureCancelledError) as error:
+            running.failed = StoreUnavailable(f"the workers that ran a task are gone: {error}")
         except Exception as error:
             running.failed = error
         else:
             if done is not None:
                 done(task, running.results[place])
+
+
+def _drop(running: _Running, waiting: deque[tuple[_Running, int, Task]]) -> None:
+    """Forget the tasks of a round that has failed already."""
+    kept = [entry for entry in waiting if entry[0] is not running]
+    running.missing -= len(waiting) - len(kept)
+    waiting.clear()
+    waiting.extend(kept)
+
+
+def _threads_of_this_process(threads: int) -> LocalCluster:
+    # Dask keeps its last messages, and with them the arguments of tasks that ended long ago, to debug itself.
+    with dask.config.set({"distributed.admin.low-level-log-length": 0}):
+        return LocalCluster(
+            n_workers=1,
+            threads_per_worker=threads,
+            processes=False,
+            # Dask's HTTP servers cannot be left out; without an address they listen on every interface.
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            memory_limit=None,
+            silence_logs=50,
+        )
 
 
 def _safe_address(address: str) -> str:

@@ -345,7 +345,7 @@ def _attempt(order: _Order) -> Job:
         objects += tables
         shards = [receipt.entry for receipt in receipts]
         written = yield [
-            Task(_write_block, (generation, role, index, shards, tables))
+            Task(_write_block, (role, index), shared=(generation, shards, tables))
             for role, index in generation.blocks()
         ]
         objects += [entry for block in written for entry in block]
@@ -413,9 +413,9 @@ def _write_sources(
                 continue
             nbytes = array.grid.shard_window(index)
             raw = int(np.prod(nbytes.shape)) * array.dtype.itemsize
-            tasks.append(Task(_write_shard, (order, generation, role, index, inputs), raw))
+            tasks.append(Task(_write_shard, (role, index, inputs), raw, (order, generation)))
     batches = [
-        Task(_write_source, (order, generation, number, batch))
+        Task(_write_source, (number, batch), shared=(order, generation))
         for number, batch in enumerate(source_batches(order.image))
     ]
     done = yield [*tasks, *batches]
@@ -484,10 +484,10 @@ def _write_tables(generation: Generation, receipts: Sequence[ShardReceipt]) -> l
 
 def _write_block(
     generation: Generation,
-    role: str,
-    index: tuple[int, ...],
     shards: Sequence[ManifestObject],
     tables: Sequence[ManifestObject],
+    role: str,
+    index: tuple[int, ...],
 ) -> list[ManifestObject]:
     readers = generation.readers(shards, tables)
     return generation.write_block(role, index, readers)
@@ -510,7 +510,7 @@ def _proofs(order: _Order, generation: Generation, objects: Sequence[ManifestObj
     batches = list(_proof_batches(order.image))
     # A single large file keeps all cores busy from inside its one task.
     threads = len(batches) == 1 and not _is_small(order.image)
-    return [Task(_prove_files, (generation, manifest, batch, threads)) for batch in batches]
+    return [Task(_prove_files, (batch, threads), shared=(generation, manifest)) for batch in batches]
 
 
 def _proof_batches(image: SourceImage) -> Iterator[range]:

@@ -32,6 +32,8 @@ Vector = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Frame:
+    """One frame of a stack: where it lies, in space and in its file, and how it is shown."""
+
     file: int
     """Index in the group."""
     number: int
@@ -44,6 +46,8 @@ class Frame:
 
 @dataclass(frozen=True)
 class Stack:
+    """Frames in the order of the array they make."""
+
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     frames: list[Frame]
@@ -53,22 +57,27 @@ class Stack:
 
 
 def plus(a: Sequence[float], b: Sequence[float]) -> Vector:
+    """Sum of two vectors."""
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
 def minus(a: Sequence[float], b: Sequence[float]) -> Vector:
+    """Difference of two vectors."""
     return a[0] - b[0], a[1] - b[1], a[2] - b[2]
 
 
 def scaled(a: Sequence[float], factor: float) -> Vector:
+    """A vector times a number."""
     return a[0] * factor, a[1] * factor, a[2] * factor
 
 
 def dot(a: Sequence[float], b: Sequence[float]) -> float:
+    """Scalar product."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def cross(a: Sequence[float], b: Sequence[float]) -> Vector:
+    """Vector product."""
     return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
@@ -106,6 +115,7 @@ def describe_layout(
 
 
 def describe_info(record: Mapping[str, Any], stack: Stack) -> ImageInfo:
+    """The image that a stack of such files makes; ``record`` is that of its first file."""
     pixels = record["pixels"]
     layout = layout_of(record)
     colour = (layout.planes,) if layout.planes > 1 else ()

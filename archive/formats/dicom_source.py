@@ -207,6 +207,7 @@ class Opened:
 
 
 def identity(descriptor: int) -> Stat:
+    """What tells an open file from any other, and from itself after a change (`SourceFile.stat`)."""
     s = os.fstat(descriptor)
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
