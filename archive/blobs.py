@@ -37,6 +37,8 @@ _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}(?:/[a-z0-9][a-z0-9._-]{0,127}){0,
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _COPY = 1 << 20
+MAX_NOTE = 64 << 20
+"""Bytes of a note in the staging area at most."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,20 @@ class LocalBlobs:
     def __setstate__(self, state: dict[str, str]) -> None:
         self.root = Path(state["root"])
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes ``start`` to ``stop`` (default: all). Raises `TileMissing` or `ShortRead`."""
+    def make_root(self) -> None:
+        """Make the folder itself, and those above it."""
+        with _translated(os.fspath(self.root)):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def read(self, key: str, start: int = 0, stop: int | None = None, limit: int | None = None) -> bytes:
+        """Bytes ``start`` to ``stop`` (default: all). Raises `TileMissing` or `ShortRead`.
+
+        An object of more than ``limit`` bytes is not what it should be: `IntegrityError`.
+        """
         with self._opened(key) as fd:
             size = os.fstat(fd).st_size
+            if limit is not None and size > limit:
+                raise IntegrityError(f"{key}: has {size} bytes, more than the {limit} allowed", object=key)
             stop = size if stop is None else stop
             if not 0 <= start <= stop <= size:
                 raise ShortRead(f"{key}: bytes {start} to {stop} were asked for, it has {size}", object=key)
@@ -104,80 +116,80 @@ class LocalBlobs:
 
         The same bytes under the key already: success. Other bytes: `Conflict`.
         """
-        pieces = list(pieces)
-        target = self._path(key)
-        with _translated(key):
-            self._make_folder(target.parent)
-            written, temporary = self._stage(pieces)
+        with (
+            _translated(key),
+            self._folder(key, make=True) as (folder, name),
+            self._staged(list(pieces)) as (written, staging, temporary),
+        ):
             try:
-                os.link(temporary, target, follow_symlinks=False)
+                os.link(temporary, name, src_dir_fd=staging, dst_dir_fd=folder, follow_symlinks=False)
             except FileExistsError:
                 self._settle(key, written)
-            finally:
-                temporary.unlink()
+        return written
+
+    def replace(self, key: str, pieces: Iterable[bytes | memoryview]) -> BlobStat:
+        """Write an object in place of a broken one, in a generation that no commit names.
+
+        Whoever reads meanwhile gets the old bytes or the new ones.
+        """
+        with (
+            _translated(key),
+            self._folder(key, make=True) as (folder, name),
+            self._staged(list(pieces)) as (written, staging, temporary),
+        ):
+            os.rename(temporary, name, src_dir_fd=staging, dst_dir_fd=folder)
         return written
 
     def link(self, key: str, existing: str) -> None:
         """Give the bytes of ``existing`` a second key without copying them."""
-        source, target = self._path(existing), self._path(key)
-        with _translated(key):
-            self._make_folder(target.parent)
+        with (
+            _translated(key),
+            self._folder(existing) as (source, old),
+            self._folder(key, make=True) as (target, new),
+        ):
             try:
-                os.link(source, target, follow_symlinks=False)
+                os.link(old, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
             except FileExistsError:
                 self._settle(key, self.digest(existing))
 
-    def replace_broken(self, key: str) -> None:
-        """Remove an object of a generation that no commit names, so that it can be written again."""
-        with _translated(key), contextlib.suppress(FileNotFoundError):
-            self._path(key).unlink()
-
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every file below ``prefix`` in order, as it is called on disk (even where that is no valid key)."""
-        top = self._path(prefix) if prefix else self.root
-        yield from _walk(top, prefix, skip=STAGING if not prefix else None)
+        top = self._tree(prefix)
+        for path, is_folder in _walk(top) if top else ():
+            name = path.relative_to(self.root).as_posix()
+            if not is_folder and not name.startswith(f"{STAGING}/"):
+                yield name
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below ``prefix``, sorted."""
-        try:
-            with _translated(prefix), os.scandir(self._path(prefix)) as entries:
-                return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
-        except TileMissing:
-            return []
+        return [path.name for path, is_folder in _below(self._tree(prefix)) if is_folder]
 
     def names(self, prefix: str) -> list[str]:
         """Names of the files directly below ``prefix``, sorted."""
-        try:
-            with _translated(prefix), os.scandir(self._path(prefix)) as entries:
-                return sorted(e.name for e in entries if not e.is_dir(follow_symlinks=False))
-        except TileMissing:
-            return []
+        return [path.name for path, is_folder in _below(self._tree(prefix)) if not is_folder]
 
     def remove_tree(self, prefix: str) -> None:
-        """Delete every object below ``prefix`` (never follows a link)."""
-        check_key(prefix)
+        """Delete every object below ``prefix`` (never follows a link). Another process may be at it too."""
+        top = self._tree(check_key(prefix))
+        if top is None:
+            return
         with _translated(prefix):
-            for folder, folders, files in os.walk(self.root / prefix, topdown=False, followlinks=False):
-                for name in files:
-                    Path(folder, name).unlink()
-                for name in folders:
-                    child = Path(folder, name)
-                    if child.is_symlink():
-                        child.unlink()
-                    else:
-                        child.rmdir()
-            if (self.root / prefix).is_dir():
-                (self.root / prefix).rmdir()
+            for path, is_folder in reversed([*_walk(top), (top, True)]):
+                with contextlib.suppress(FileNotFoundError):
+                    path.rmdir() if is_folder else path.unlink()
 
     def sync(self, prefix: str) -> None:
         """Make the names below ``prefix``, and its own, durable: fsync each directory, children first."""
-        top = self._path(prefix)
+        top = self._tree(check_key(prefix))
+        if top is None:
+            raise TileMissing(f"{prefix}: is not there", object=prefix)
         with _translated(prefix):
-            for folder, _, _ in os.walk(top, topdown=False, followlinks=False):
-                _sync_folder(Path(folder))
+            for folder in reversed([path for path, is_folder in _walk(top) if is_folder]):
+                _sync_folder(folder)
             while top != self.root:
-                top = top.parent
                 _sync_folder(top)
+                top = top.parent
+            _sync_folder(top)
 
     def sync_root(self) -> None:
         """Make the names directly in the archive's folder durable, and its own."""
@@ -185,56 +197,108 @@ class LocalBlobs:
             _sync_folder(self.root)
             _sync_folder(self.root.absolute().parent)
 
-    def _stage(self, pieces: list[bytes | memoryview]) -> tuple[BlobStat, Path]:
-        """Write a synced temporary file. A file whose fsync failed is never trusted again: new name, once."""
-        self._make_folder(self.root / STAGING)
-        for attempt in (0, 1):
-            temporary = self.root / STAGING / f"{secrets.token_hex(16)}.tmp"
-            try:
-                return _write(temporary, pieces), temporary
-            except OSError as error:
-                temporary.unlink(missing_ok=True)
-                if error.errno != errno.EIO or attempt:
-                    raise
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-        raise AssertionError("unreachable")
+    def keep_note(self, folder: str, name: str, data: bytes) -> None:
+        """Leave ``data`` in the staging area for a later run; not durable. Raises `StoreError` and the like."""
+        temporary = f"{name}.{secrets.token_hex(8)}.tmp"
+        with _translated(name), self._descent([STAGING, folder], make=True) as at:
+            _write(temporary, at, [data], sync=False)
+            os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
+
+    def note(self, folder: str, name: str) -> bytes:
+        """What `keep_note` left. Raises `TileMissing`."""
+        with _translated(name), self._descent([STAGING, folder]) as at, _regular(name, at, name) as fd:
+            data = os.pread(fd, MAX_NOTE + 1, 0)
+        if len(data) > MAX_NOTE:
+            raise IntegrityError(f"{name}: is longer than a note may be", object=name)
+        return data
+
+    def drop_notes(self, folder: str) -> None:
+        """Remove the notes of a folder; another run that leaves some meanwhile does no harm."""
+        with contextlib.suppress(TilevaultError, OSError), self._descent([STAGING]) as staging:
+            with self._descent([STAGING, folder]) as at:
+                for name in os.listdir(at):
+                    os.unlink(name, dir_fd=at)
+            os.rmdir(folder, dir_fd=staging)
 
     def _settle(self, key: str, written: BlobStat) -> None:
         found = self.digest(key)
         if found != written:
             raise Conflict(f"{key}: other content is there already", object=key)
 
-    def _path(self, key: str) -> Path:
-        return self.root / check_key(key)
-
-    def _make_folder(self, folder: Path) -> None:
-        if not folder.is_dir():
-            if folder != self.root:
-                self._make_folder(folder.parent)
-            folder.mkdir(mode=0o700, exist_ok=True)
+    @contextlib.contextmanager
+    def _staged(self, pieces: list[bytes | memoryview]) -> Iterator[tuple[BlobStat, int, str]]:
+        """A synced temporary file: what was written, its folder's descriptor, its name; gone at the end."""
+        with self._descent([STAGING], make=True) as staging:
+            temporary = f"{secrets.token_hex(16)}.tmp"
+            try:
+                try:
+                    written = _write(temporary, staging, pieces)
+                except OSError as error:
+                    if error.errno != errno.EIO:
+                        raise
+                    # A file whose fsync failed is never trusted again: another name, once.
+                    os.unlink(temporary, dir_fd=staging)
+                    temporary = f"{secrets.token_hex(16)}.tmp"
+                    written = _write(temporary, staging, pieces)
+                yield written, staging, temporary
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=staging)
 
     @contextlib.contextmanager
     def _opened(self, key: str) -> Iterator[int]:
         """A file descriptor of the object; each part of the key is opened without following links."""
+        with _translated(key), self._folder(key) as (folder, name), _regular(name, folder, key) as fd:
+            yield fd
+
+    @contextlib.contextmanager
+    def _folder(self, key: str, make: bool = False) -> Iterator[tuple[int, str]]:
+        """Descriptor of the folder that holds an object, and the object's name in it."""
         *folders, name = check_key(key).split("/")
-        with _translated(key), contextlib.ExitStack() as stack:
+        with self._descent(folders, make) as at:
+            yield at, name
+
+    @contextlib.contextmanager
+    def _descent(self, folders: list[str], make: bool = False) -> Iterator[int]:
+        """Descriptor of a folder below the root; no link is followed on the way."""
+        with contextlib.ExitStack() as stack:
             at = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, at)
             for folder in folders:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(folder, 0o700, dir_fd=at)
                 at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
                 stack.callback(os.close, at)
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
-            stack.callback(os.close, fd)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise IntegrityError(f"{key}: is not a regular file", object=key)
-            yield fd
+            yield at
+
+    def _tree(self, prefix: str) -> Path | None:
+        """Path of the folder ``prefix``, None where there is none; no part of it is a link."""
+        if not prefix:
+            return self.root
+        try:
+            with _translated(prefix), self._descent(check_key(prefix).split("/")):
+                return self.root / prefix
+        except TileMissing:
+            return None
 
 
-def _write(path: Path, pieces: list[bytes | memoryview]) -> BlobStat:
+@contextlib.contextmanager
+def _regular(name: str, folder: int, key: str) -> Iterator[int]:
+    """Descriptor of a regular file; the name of anything else is an `IntegrityError`."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise IntegrityError(f"{key}: is not a regular file", object=key)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _write(name: str, folder: int, pieces: list[bytes | memoryview], sync: bool = True) -> BlobStat:
     digest, size = hashlib.sha256(), 0
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    fd = os.open(name, flags, 0o600, dir_fd=folder)
     try:
         for piece in pieces:
             view = memoryview(piece).cast("B")
@@ -242,7 +306,8 @@ def _write(path: Path, pieces: list[bytes | memoryview]) -> BlobStat:
             size += len(view)
             while view:
                 view = view[os.write(fd, view) :]
-        os.fsync(fd)
+        if sync:
+            os.fsync(fd)
     finally:
         os.close(fd)
     return BlobStat(size, digest.hexdigest())
@@ -256,19 +321,25 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _walk(folder: Path, prefix: str, skip: str | None) -> Iterator[str]:
-    with _translated(prefix):
-        try:
-            entries = sorted(os.scandir(folder), key=lambda e: e.name)
-        except FileNotFoundError:
-            return
-    for entry in entries:
-        name = f"{prefix}/{entry.name}" if prefix else entry.name
-        if entry.is_dir(follow_symlinks=False):
-            if entry.name != skip:
-                yield from _walk(Path(entry.path), name, None)
-        else:
-            yield name
+def _below(folder: Path | None) -> list[tuple[Path, bool]]:
+    """What lies directly in a folder, sorted, each with whether it is a folder itself (a link is none)."""
+    if folder is None:
+        return []
+    try:
+        with _translated(os.fspath(folder)), os.scandir(folder) as entries:
+            return sorted((Path(e.path), e.is_dir(follow_symlinks=False)) for e in entries)
+    except TileMissing:
+        return []
+
+
+def _walk(top: Path) -> Iterator[tuple[Path, bool]]:
+    """All that lies below a folder, each folder before what is in it. Not recursive: depth is from outside."""
+    waiting = _below(top)[::-1]
+    while waiting:
+        path, is_folder = waiting.pop()
+        yield path, is_folder
+        if is_folder:
+            waiting += _below(path)[::-1]
 
 
 @contextlib.contextmanager
@@ -289,8 +360,8 @@ def _store_error(what: str, error: OSError) -> TilevaultError:
         return StoreFull(f"{what}: {error.strerror}", object=what)
     if error.errno in _DENIED:
         return AccessDenied(f"{what}: {error.strerror}", object=what)
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return IntegrityError(f"{what}: a link or a file lies where a folder should be", object=what)
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+        return IntegrityError(f"{what}: a link or a file of another kind lies there", object=what)
     if error.errno == errno.EIO:
         return StoreError(f"{what}: {error.strerror}", object=what)
     return StoreUnavailable(f"{what}: {error.strerror}", object=what)

@@ -12,18 +12,16 @@ The commit record comes last; until then no reader sees anything.
 
 import base64
 import contextlib
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tilevault.archive import metadata
-from tilevault.archive.blobs import STAGING, LocalBlobs
+from tilevault.archive.blobs import LocalBlobs
 from tilevault.archive.description import Description
 from tilevault.archive.documents import canonical, seal, sha256_hex, unseal
 from tilevault.archive.formats import SourceFile
@@ -42,7 +40,7 @@ from tilevault.archive.tiles import (
 )
 from tilevault.codecs.errors import Conflict, ManifestCorrupt, TileCorrupt, TilevaultError
 
-__all__ = ["Generation", "ShardReceipt", "bits_array", "forget_receipts", "table_arrays"]
+__all__ = ["Generation", "ShardReceipt", "bits_array", "receipts_folder", "table_arrays"]
 
 SOURCE_BLOCK = 4 << 20
 """Raw bytes of one independently compressed block of source bytes."""
@@ -141,20 +139,26 @@ class Generation:
 
     def receipt(self, role: str, index: tuple[int, ...], inputs: str) -> ShardReceipt | None:
         """The receipt of a shard that an interrupted run finished, if the shard still matches it."""
-        key = self._receipt_path(role, index)
+        name = _receipt_name(role, index)
         try:
-            found = ShardReceipt.from_bytes(key.read_bytes(), key.name)
+            found = ShardReceipt.from_bytes(self.blobs.note(self._receipts, name), name)
             if (found.role, found.index, found.entry.inputs) != (role, index, inputs):
                 return None
             stored = self.blobs.digest(f"{self.prefix}/{found.entry.key}")
-        except (OSError, TilevaultError):
+        except TilevaultError:
             return None
         return found if (stored.size, stored.sha256) == (found.entry.size, found.entry.sha256) else None
 
     def reuse_shard(self, receipt: ShardReceipt, prefix: str) -> ShardReceipt:
         """Take a shard of an earlier generation (at ``prefix``) that has the same inputs."""
         key = self.description.arrays[receipt.role].shard_key(receipt.index)
-        self.blobs.link(f"{self.prefix}/{key}", f"{prefix}/{receipt.entry.key}")
+        full, existing = f"{self.prefix}/{key}", f"{prefix}/{receipt.entry.key}"
+        try:
+            self.blobs.link(full, existing)
+        except Conflict:
+            if self._is_committed():
+                raise
+            self.blobs.replace(full, [self.blobs.read(existing)])
         return replace(receipt, entry=replace(receipt.entry, key=key))
 
     def write_source(
@@ -304,7 +308,7 @@ class Generation:
 
     def forget_receipts(self) -> None:
         """Remove the receipts of a generation that is committed."""
-        forget_receipts(self.blobs, self.description.image, self.id)
+        self.blobs.drop_notes(self._receipts)
 
     def _create(self, key: str, pieces: Sequence[bytes], inputs: str | None = None) -> ManifestObject:
         """Store an object; what an interrupted run left damaged under the key is written again."""
@@ -314,8 +318,7 @@ class Generation:
         except Conflict:
             if self._is_committed():
                 raise
-            self.blobs.replace_broken(full)
-            written = self.blobs.create(full, pieces)
+            written = self.blobs.replace(full, pieces)
         return ManifestObject(key, written.size, written.sha256, inputs)
 
     def _is_committed(self) -> bool:
@@ -378,29 +381,22 @@ class Generation:
 
     def _keep_receipt(self, receipt: ShardReceipt) -> None:
         """Leave word of a finished shard. A receipt that cannot be kept costs a repetition, no more."""
-        path = self._receipt_path(receipt.role, receipt.index)
-        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.write_bytes(receipt.to_bytes())
-            temporary.replace(path)
+        name = _receipt_name(receipt.role, receipt.index)
+        with contextlib.suppress(TilevaultError):
+            self.blobs.keep_note(self._receipts, name, receipt.to_bytes())
 
-    def _receipt_path(self, role: str, index: tuple[int, ...]) -> Path:
-        folder = _receipts(self.blobs, self.description.image, self.id)
-        return folder / f"{role}-{'-'.join(map(str, index))}.json"
+    @property
+    def _receipts(self) -> str:
+        return receipts_folder(self.description.image, self.id)
 
 
-def forget_receipts(blobs: LocalBlobs, image: str, generation: str) -> None:
-    """Remove the receipts of a committed generation; another run that leaves some meanwhile does no harm."""
-    folder = _receipts(blobs, image, generation)
-    with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            path.unlink(missing_ok=True)
-        folder.rmdir()
+def receipts_folder(image: str, generation: str) -> str:
+    """Where the receipts of a generation lie in the staging area."""
+    return f"{image}-{generation}"
 
 
-def _receipts(blobs: LocalBlobs, image: str, generation: str) -> Path:
-    return blobs.root / STAGING / f"{image}-{generation}"
+def _receipt_name(role: str, index: tuple[int, ...]) -> str:
+    return f"{role}-{'-'.join(map(str, index))}.json"
 
 
 def table_arrays(array: TiledArray, role: str) -> list[PlainArray]:

@@ -17,6 +17,8 @@ __all__ = ["MAX_ROWS", "render_page"]
 
 MAX_ROWS = 10_000
 """Rows of a table, at most."""
+OPEN_REJECTED = 8
+"""Rejected files that are listed before the page asks whether to see more."""
 OPEN_HEAT_MAPS = 9
 """Heat maps to be seen at once: those of the images with most tiles. The others unfold."""
 MAX_MODALITIES = 12
@@ -271,7 +273,11 @@ def _files(files: Sequence[ReportFile]) -> str:
         return ""
     rejected = sorted((f for f in files if f.status == "rejected"), key=lambda f: f.source)
     skipped = sorted((f for f in files if f.status != "rejected"), key=lambda f: f.source)
-    shown = _file_table(rejected) if rejected else ""
+    shown = _file_table(rejected[:OPEN_REJECTED]) if rejected else ""
+    if len(rejected) > OPEN_REJECTED:
+        count = f"{len(rejected) - OPEN_REJECTED:,} more rejected"
+        rest = _file_table(rejected[OPEN_REJECTED:])
+        shown += f'<details class="more"><summary>{count}</summary>{rest}</details>'
     if skipped:
         # A hospital CD has hundreds of these; they matter less than what was to be an image.
         unfolded = "" if rejected else " open"
