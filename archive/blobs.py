@@ -174,9 +174,14 @@ class LocalBlobs:
         if top is None:
             return
         with _translated(prefix):
-            for path, is_folder in reversed([*_walk(top), (top, True)]):
+            for path, is_folder in reversed([(top, True), *_walk(top)]):
                 with contextlib.suppress(FileNotFoundError):
                     path.rmdir() if is_folder else path.unlink()
+
+    def remove_empty(self, prefix: str) -> None:
+        """Delete a folder, if it is there and nothing is in it."""
+        with contextlib.suppress(TilevaultError, OSError), self._folder(prefix) as (folder, name):
+            os.rmdir(name, dir_fd=folder)
 
     def sync(self, prefix: str) -> None:
         """Make the names below ``prefix``, and its own, durable: fsync each directory, children first."""
@@ -262,7 +267,10 @@ class LocalBlobs:
     def _descent(self, folders: list[str], make: bool = False) -> Iterator[int]:
         """Descriptor of a folder below the root; no link is followed on the way."""
         with contextlib.ExitStack() as stack:
-            at = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                at = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+            except NotADirectoryError as error:
+                raise TileMissing(f"{self.root}: is no folder") from error
             stack.callback(os.close, at)
             for folder in folders:
                 if make:
@@ -353,6 +361,8 @@ def _translated(what: str) -> Iterator[None]:
         raise TileMissing(f"{what}: is not there", object=what) from error
     except OSError as error:
         raise _store_error(what, error) from error
+    except ValueError as error:
+        raise UnsafeName(f"{what!r}: {error}") from error
 
 
 def _store_error(what: str, error: OSError) -> TilevaultError:

@@ -27,7 +27,8 @@ FIRST_STORED_LEVEL = 3
 SMALLEST_LEVEL = 32
 """The longer side of a stored level is at least this."""
 BLOCK_SIDE = 4096
-"""Level-0 side of the square that one pyramid task reduces."""
+"""Level-0 side of the square that one pyramid task reduces; fixes the chunks of stored levels, so it is part of
+the format."""
 DOWNSAMPLINGS = ("lowpass53", "mean", "nearest")
 _CODECS: dict[str, type[TileCodec]] = {"tilevault.lossless": LosslessCodec, "tilevault.frame": FrameCodec}
 
@@ -95,6 +96,8 @@ class Description:
     codec: TileCodec | None
     tile: tuple[int, ...] | None
     shard: tuple[int, ...] | None
+    mask_shard: tuple[int, ...] | None = None
+    """Shard (y, x) of the mask's array, where there is a mask."""
     downsampling: str | None = None
     levels: tuple[int, ...] = (0,)
     """Stored levels, 0 first."""
@@ -115,7 +118,16 @@ class Description:
             for k in range(FIRST_STORED_LEVEL, DECOMPOSITIONS + 1)
             if reduced_extent(longest, k) >= SMALLEST_LEVEL
         ]
-        return cls(info=info, codec=codec, tile=tile, shard=grid.shard, levels=(0, *levels), **fields)
+        mask_shard = TileGrid.plan(info.shape[-2:], tile[-2:], 1).shard if info.has_mask else None
+        return cls(
+            info=info,
+            codec=codec,
+            tile=tile,
+            shard=grid.shard,
+            mask_shard=mask_shard,
+            levels=(0, *levels),
+            **fields,
+        )
 
     def with_downsampling(self, downsampling: str) -> "Description":
         """The same, once the tiles have shown how levels can be made."""
@@ -136,7 +148,8 @@ class Description:
         if not info.has_mask:
             return None
         assert self.tile is not None
-        grid = TileGrid.plan(info.shape[-2:], self.tile[-2:], 1)
+        assert self.mask_shard is not None
+        grid = TileGrid(info.shape[-2:], self.tile[-2:], self.mask_shard)
         return TiledArray("0/mask", np.dtype(np.uint8), grid, LosslessCodec(pack=False))
 
     @property
@@ -198,6 +211,7 @@ class Description:
             "codec": None if self.codec is None else self.codec.to_dict(),
             "tile": None if self.tile is None else list(self.tile),
             "shard": None if self.shard is None else list(self.shard),
+            "mask_shard": None if self.mask_shard is None else list(self.mask_shard),
             "downsampling": self.downsampling,
             "levels": list(self.levels),
             "search": dict(self.search),
@@ -217,6 +231,7 @@ class Description:
                 codec=None if codec is None else _codec_from_json(codec),
                 tile=_tuple(fields.pop("tile")),
                 shard=_tuple(fields.pop("shard")),
+                mask_shard=_tuple(fields.pop("mask_shard")),
                 levels=tuple(fields.pop("levels")),
                 warnings=tuple(fields.pop("warnings")),
                 **fields,
@@ -237,12 +252,22 @@ class Description:
             and len(tile) == len(shard) == rank
             and all(type(t) is int and t >= 1 for t in (*tile, *shard))
             and all(s % t == 0 for s, t in zip(shard, tile, strict=True))
+            and self._sound_mask()
             and all(type(k) is int and 0 <= k <= DECOMPOSITIONS for k in self.levels)
         )
         if not sound:
             raise ManifestCorrupt("image.json: the arrays it describes cannot be")
         if prod(min(t, n) for t, n in zip(tile, self.info.shape, strict=True)) > MAX_PIXELS:
             raise LimitExceeded("image.json: a tile is larger than allowed")
+
+    def _sound_mask(self) -> bool:
+        """The mask's shards, where there is a mask, are of whole tiles; where there is none, they are None."""
+        if self.info is None or not self.info.has_mask:
+            return self.mask_shard is None
+        shard, tile = self.mask_shard or (), (self.tile or ())[-2:]
+        return len(shard) == 2 and all(
+            type(s) is int and s >= 1 and s % t == 0 for s, t in zip(shard, tile, strict=True)
+        )
 
     def _pixels(self) -> tuple[ImageInfo, TileCodec]:
         if self.info is None or self.codec is None:

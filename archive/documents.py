@@ -1,6 +1,6 @@
 """Stored JSON documents: one canonical spelling, strict reading, a digest inside where nothing else binds it.
 
-Canonical: UTF-8, sorted keys, no spaces, no NaN. A *sealed* document carries the SHA-256 of itself
+Canonical: UTF-8, sorted keys, no spaces, no NaN; a key that begins with ``$`` is written with one more. A *sealed* document carries the SHA-256 of itself
 without that key, and must be spelt canonically, so that every bit of the file is bound.
 """
 
@@ -71,7 +71,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> Any:
         if document[_FLOAT] not in ("nan", "inf", "-inf"):
             raise ValueError("not a float that needs a word")
         return float(document[_FLOAT])
-    return document
+    return {_unescaped(key): value for key, value in pairs}
+
+
+def _unescaped(key: str) -> str:
+    if key.startswith("$") and not key.startswith("$$"):
+        raise ValueError(f"no meaning is known of the key {key[:100]!r}")
+    return key.removeprefix("$")
 
 
 def _refuse_constant(name: str) -> Any:
@@ -95,7 +101,12 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {_FLOAT: repr(value)}
     if isinstance(value, dict):
-        return {key: _finite(child) for key, child in value.items()}
+        return {_escaped(key): _finite(child) for key, child in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(child) for child in value]
     return value
+
+
+def _escaped(key: str) -> str:
+    """Keys with one ``$`` are this module's own words."""
+    return f"${key}" if key.startswith("$") else key

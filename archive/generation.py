@@ -40,7 +40,7 @@ from tilevault.archive.tiles import (
 )
 from tilevault.codecs.errors import Conflict, ManifestCorrupt, TileCorrupt, TilevaultError
 
-__all__ = ["Generation", "ShardReceipt", "bits_array", "receipts_folder", "table_arrays"]
+__all__ = ["Generation", "ShardReceipt", "bits_array", "forget_receipts", "table_arrays"]
 
 SOURCE_BLOCK = 4 << 20
 """Raw bytes of one independently compressed block of source bytes."""
@@ -308,7 +308,7 @@ class Generation:
 
     def forget_receipts(self) -> None:
         """Remove the receipts of a generation that is committed."""
-        self.blobs.drop_notes(self._receipts)
+        forget_receipts(self.blobs, self.description.image, self.id)
 
     def _create(self, key: str, pieces: Sequence[bytes], inputs: str | None = None) -> ManifestObject:
         """Store an object; what an interrupted run left damaged under the key is written again."""
@@ -387,11 +387,15 @@ class Generation:
 
     @property
     def _receipts(self) -> str:
-        return receipts_folder(self.description.image, self.id)
+        return _receipts(self.description.image, self.id)
 
 
-def receipts_folder(image: str, generation: str) -> str:
-    """Where the receipts of a generation lie in the staging area."""
+def forget_receipts(blobs: LocalBlobs, image: str, generation: str) -> None:
+    """Remove the receipts of a committed generation."""
+    blobs.drop_notes(_receipts(image, generation))
+
+
+def _receipts(image: str, generation: str) -> str:
     return f"{image}-{generation}"
 
 

@@ -4,6 +4,7 @@ Everything here is a small frozen value or a Protocol. The formats produce these
 and neither knows the other.
 """
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from tilevault.codecs.errors import InvalidRequest
 
-__all__ = ["ImageInfo", "ImageReader", "Window", "Words", "values"]
+__all__ = ["ImageInfo", "ImageReader", "Window", "Words", "values", "window_of"]
 
 Words = NDArray[Any]
 
@@ -124,3 +125,39 @@ def values(words: Words, info: ImageInfo) -> Words:
     unsigned = words.view(np.dtype(f"u{info.dtype.itemsize}"))
     aligned = np.left_shift(unsigned, width - 1 - high)
     return np.right_shift(aligned.view(info.dtype), width - bits)
+
+
+def window_of(key: Any, shape: tuple[int, ...]) -> tuple[Window, tuple[Any, ...]]:
+    """The window that a basic NumPy index touches, and the index into that window.
+
+    Raises `InvalidRequest` for anything but integers, slices and one ``...``.
+    """
+    keys = key if isinstance(key, tuple) else (key,)
+    given = [i for i, k in enumerate(keys) if k is Ellipsis]
+    missing = len(shape) - (len(keys) - len(given))
+    if len(given) > 1 or missing < 0:
+        raise InvalidRequest(f"too many indices for an image of shape {shape}")
+    at = given[0] if given else len(keys)
+    keys = (*keys[:at], *[slice(None)] * missing, *keys[at + 1 :])
+    bounds = [_bound(k, n) for k, n in zip(keys, shape, strict=True)]
+    window = Window(tuple(a for a, _, _ in bounds), tuple(b for _, b, _ in bounds))
+    return window, tuple(inner for _, _, inner in bounds)
+
+
+def _bound(key: Any, n: int) -> tuple[int, int, Any]:
+    """Begin and end of what ``key`` touches along an axis of ``n``, and the key into that."""
+    if isinstance(key, slice):
+        try:
+            picked = range(*key.indices(n))
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"not an index: {key}") from error
+        if not picked:
+            return 0, 0, slice(None)
+        return min(picked), max(picked) + 1, slice(None, None, picked.step)
+    try:
+        i = operator.index(key)
+    except TypeError as error:
+        raise InvalidRequest("only integers, slices and ... index an image") from error
+    if isinstance(key, bool | np.bool_) or not -n <= i < n:
+        raise InvalidRequest(f"index {key} is outside an axis of {n}")
+    return i % n, i % n + 1, 0

@@ -17,6 +17,8 @@ from tilevault.codecs.errors import ManifestCorrupt, UnsafeName
 
 __all__ = [
     "FORMAT_VERSION",
+    "MAX_COMMIT",
+    "MAX_MANIFEST",
     "CommitRecord",
     "Manifest",
     "ManifestObject",
@@ -30,6 +32,10 @@ FORMAT_VERSION = 1
 ENCODER_VERSION = 1
 """Changes when the same input would be stored as other bytes; part of a generation's name."""
 ID_DIGITS = 32
+MAX_MANIFEST = 64 << 20
+"""Bytes of a manifest at most: some 300,000 objects, where 2**36 samples take some 20,000."""
+MAX_COMMIT = 16 << 20
+"""Bytes of a commit record at most."""
 
 
 def image_id(kind: str, key: str, fidelity: str = "exact") -> str:

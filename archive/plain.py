@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 1 << 20
-"""Largest raw chunk of a plain array."""
+"""Largest raw chunk of a plain array; chunk shapes follow from it, so it is part of the format."""
 ZSTD_LEVEL = 12
 
 

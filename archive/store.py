@@ -7,7 +7,7 @@ values or with an error of ours, never with anything else.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -20,10 +20,17 @@ from tilevault.archive.blobs import STAGING, LocalBlobs
 from tilevault.archive.check import CheckResult, check_image
 from tilevault.archive.description import Description
 from tilevault.archive.documents import parse, seal, sha256_hex, unseal
-from tilevault.archive.generation import bits_array, table_arrays
+from tilevault.archive.generation import bits_array, forget_receipts, table_arrays
 from tilevault.archive.grid import DECOMPOSITIONS, TileGrid
-from tilevault.archive.image import ImageInfo, Window, Words
-from tilevault.archive.manifest import FORMAT_VERSION, CommitRecord, Manifest, image_id
+from tilevault.archive.image import ImageInfo, Window, Words, window_of
+from tilevault.archive.manifest import (
+    FORMAT_VERSION,
+    MAX_COMMIT,
+    MAX_MANIFEST,
+    CommitRecord,
+    Manifest,
+    image_id,
+)
 from tilevault.archive.plain import PlainArray
 from tilevault.archive.reading import read_level
 from tilevault.archive.source import Source
@@ -33,15 +40,17 @@ from tilevault.codecs.errors import (
     ImageNotFound,
     IntegrityError,
     InvalidRequest,
+    LimitExceeded,
     ManifestCorrupt,
     TileCorrupt,
     TileMissing,
 )
 
-__all__ = ["Archive", "Image", "Quality", "Words_", "window_of"]
+__all__ = ["Archive", "Image", "Quality", "StoredWords"]
 
 _ARCHIVE = "archive.json"
 _ID = re.compile("[0-9a-f]{32}")
+_RECORD = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
 _FORMAT = {"format": "tilevault", "version": FORMAT_VERSION, "digests": ["sha256", "blake3-128", "crc32c"]}
 
 
@@ -51,9 +60,11 @@ class Archive(Mapping[str, "Image"]):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.blobs = LocalBlobs(self.path)
-        if not (self.path / _ARCHIVE).exists():
-            raise ImageNotFound(f"{self.path}: there is no archive here")
-        document = unseal(self.blobs.read(_ARCHIVE), _ARCHIVE)
+        try:
+            data = self.blobs.read(_ARCHIVE, limit=MAX_COMMIT)
+        except TileMissing as error:
+            raise ImageNotFound(f"{self.path}: there is no archive here") from error
+        document = unseal(data, _ARCHIVE)
         if document != _FORMAT:
             raise ManifestCorrupt(
                 f"{self.path}: format version {document.get('version')}; this reads version {FORMAT_VERSION}"
@@ -67,22 +78,26 @@ class Archive(Mapping[str, "Image"]):
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> "Archive":
         """The archive at ``path``, made if the folder is absent or empty."""
-        folder = Path(path)
-        if not (folder / _ARCHIVE).exists():
-            if folder.exists() and not _is_empty(folder):
-                raise InvalidRequest(f"{folder}: is neither an archive nor an empty folder")
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            blobs = LocalBlobs(folder)
+        blobs = LocalBlobs(path)
+        try:
+            found = {*blobs.names(""), *blobs.folders("")} - {STAGING}
+        except IntegrityError as error:
+            raise InvalidRequest(f"{blobs.root}: is no folder") from error
+        # Looked at again by name: another process may have made the archive while the names were listed.
+        if _ARCHIVE not in found and blobs.size(_ARCHIVE) is None:
+            if found:
+                raise InvalidRequest(f"{blobs.root}: is neither an archive nor an empty folder")
+            blobs.make_root()
             blobs.create(_ARCHIVE, [seal(_FORMAT)])
             blobs.sync_root()
-        return cls(folder)
+        return cls(path)
 
     def __repr__(self) -> str:
         return f"Archive({os.fspath(self.path)!r})"
 
     def __iter__(self) -> Iterator[str]:
         """Ids of the images that exist, in order; one whose newest commit is damaged is named too."""
-        for name in self.blobs.folders("commits"):
+        for name in _ids(self.blobs.folders("commits")):
             try:
                 newest = self.newest_commit(name)
             except IntegrityError:
@@ -142,41 +157,62 @@ class Archive(Mapping[str, "Image"]):
         return self._commit(image, numbers[-1]) if numbers else None
 
     def remove(self, name: str) -> CommitRecord:
-        """Remove an image: a commit that says so, then its generations. The commit records stay."""
+        """Remove an image: a commit that says so, then its generations. The commit records stay.
+
+        Removing an image again whose removal was interrupted deletes what is left of it.
+        """
         image = self._find(name)
         newest = self.newest_commit(image)
-        if newest is None:
+        doomed = _ids(self.blobs.folders(f"images/{image}"))
+        if newest is None or (newest.generation is None and not doomed):
             raise ImageNotFound(f"no image {name!r} in {self.path}")
+        if newest.generation is None:
+            self.finish_removal(image)
+            return newest
         gone = CommitRecord(image, newest.n + 1, None, None, newest.sha256, None)
         self.blobs.create(gone.key, [gone.to_bytes()])
         self.blobs.sync(f"commits/{image}")
-        self.blobs.remove_tree(f"images/{image}")
+        # Only what lay there before: whoever adds the image from now on writes generations of other names.
+        self._delete(image, doomed)
         return gone
+
+    def finish_removal(self, image: str) -> None:
+        """Delete the generations of an image that is removed: all those that its commit records name."""
+        records = [self._commit(image, n) for n in self._commit_numbers(image)]
+        if records and records[-1].generation is None:
+            self._delete(image, [record.generation for record in records if record.generation])
+
+    def _delete(self, image: str, generations: Iterable[str]) -> None:
+        for generation in generations:
+            self.blobs.remove_tree(f"images/{image}/{generation}")
+            forget_receipts(self.blobs, image, generation)
+        self.blobs.remove_empty(f"images/{image}")
 
     def uncommitted(self) -> Iterator[tuple[str, str, bool]]:
         """(image, generation, complete) of every generation on disk that no commit names.
 
         Complete ones hold a manifest: an add was interrupted in its last step, or a commit record was lost.
         """
-        for image in self.blobs.folders("images"):
+        for image in _ids(self.blobs.folders("images")):
             try:
                 named = {self._commit(image, n).generation for n in self._commit_numbers(image)}
             except IntegrityError:
                 named = set()
-            for generation in self.blobs.folders(f"images/{image}"):
+            for generation in _ids(self.blobs.folders(f"images/{image}")):
                 if generation not in named:
                     complete = self.blobs.size(f"images/{image}/{generation}/manifest.json") is not None
                     yield image, generation, complete
 
     def _commit(self, image: str, n: int) -> CommitRecord:
         try:
-            return CommitRecord.from_bytes(self.blobs.read(f"commits/{image}/{n}.json"), image, n)
+            data = self.blobs.read(f"commits/{image}/{n}.json", limit=MAX_COMMIT)
+            return CommitRecord.from_bytes(data, image, n)
         except TileMissing as error:
             raise ManifestCorrupt(f"image {image}: commit record {n} is missing", image=image) from error
 
     def _commit_numbers(self, image: str) -> list[int]:
-        stems = [name.removesuffix(".json") for name in self.blobs.names(f"commits/{image}")]
-        return sorted(int(stem) for stem in stems if stem.isdecimal() and len(stem) < 10)
+        found = (_RECORD.fullmatch(name) for name in self.blobs.names(f"commits/{image}"))
+        return sorted(int(match[1]) for match in found if match)
 
     def _find(self, name: str) -> str:
         if _ID.fullmatch(name) and self._commit_numbers(name):
@@ -184,18 +220,25 @@ class Archive(Mapping[str, "Image"]):
         ids = list(self)
         found = [i for i in ids if i.startswith(name)] if len(name) >= 4 else []
         if not found:
-            found = [i for i in ids if self._answers_to(i, name)]
+            # The commit record tells the series and what people call the image; the files take longer to read.
+            found = [i for i in ids if self._is_called(i, name)] or [i for i in ids if self._holds(i, name)]
         if len(found) != 1:
             what = f"{len(found)} images answer" if found else "no image answers"
             raise ImageNotFound(f"{what} to {name!r} in {self.path}", matches=found)
         return found[0]
 
-    def _answers_to(self, image: str, name: str) -> bool:
+    def _is_called(self, image: str, name: str) -> bool:
         try:
-            opened = self[image]
-            known = {opened.summary.get("SeriesInstanceUID"), opened.summary.get("name")}
-            return name in known or any(file.name == name for file in opened.source.files)
+            commit = self.newest_commit(image)
         except IntegrityError:
+            return False
+        summary = {} if commit is None else commit.summary
+        return name in (summary.get("SeriesInstanceUID"), summary.get("name"))
+
+    def _holds(self, image: str, name: str) -> bool:
+        try:
+            return any(file.name == name for file in self[image].source.files)
+        except (IntegrityError, LimitExceeded):
             return False
 
 
@@ -244,7 +287,7 @@ class Image:
     def manifest(self) -> Manifest:
         """Every object of the generation. Raises `ManifestCorrupt`."""
         try:
-            data = self.blobs.read(f"{self.prefix}/manifest.json")
+            data = self.blobs.read(f"{self.prefix}/manifest.json", limit=MAX_MANIFEST)
         except TileMissing as error:
             raise ManifestCorrupt(f"image {self.id}: its manifest is missing", image=self.id) from error
         return Manifest.from_bytes(data, self.commit)
@@ -313,9 +356,9 @@ class Image:
         return Quality(self)
 
     @property
-    def words(self) -> "Words_":
+    def words(self) -> "StoredWords":
         """The stored words as they were received: ``image.words[...]``."""
-        return Words_(self)
+        return StoredWords(self)
 
     def __getitem__(self, key: Any) -> Words:
         """Values (masked to BitsStored, sign extended) by basic indexing: integers, slices, ``...``."""
@@ -428,7 +471,7 @@ class Image:
         return self.info
 
 
-class Words_:
+class StoredWords:
     """The stored words of an image, sliced like an array."""
 
     def __init__(self, image: Image) -> None:
@@ -465,42 +508,6 @@ class Quality:
         return self.bits / self.samples
 
 
-def _is_empty(folder: Path) -> bool:
-    """Whether an archive can be made here: nothing, or what another process making one has begun."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {STAGING, _ARCHIVE}
-
-
-def window_of(key: Any, shape: tuple[int, ...]) -> tuple[Window, tuple[Any, ...]]:
-    """The window that a basic index touches, and the index into that window."""
-    keys = key if isinstance(key, tuple) else (key,)
-    if sum(k is Ellipsis for k in keys) > 1 or len([k for k in keys if k is not Ellipsis]) > len(shape):
-        raise InvalidRequest(f"too many indices for an image of shape {shape}")
-    if not any(k is Ellipsis for k in keys):
-        keys = (*keys, Ellipsis)
-    at = next(i for i, k in enumerate(keys) if k is Ellipsis)
-    missing = len(shape) - (len(keys) - 1)
-    keys = (*keys[:at], *[slice(None)] * missing, *keys[at + 1 :])
-    bounds, index = [], []
-    for k, n in zip(keys, shape, strict=True):
-        (a, b), inner = _bound(k, n)
-        bounds.append((a, b))
-        index.append(inner)
-    return Window(tuple(a for a, _ in bounds), tuple(b for _, b in bounds)), tuple(index)
-
-
-def _bound(key: Any, n: int) -> tuple[tuple[int, int], Any]:
-    if isinstance(key, slice):
-        try:
-            picked = range(*key.indices(n))
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"not an index: {key}") from error
-        if not picked:
-            return (0, 0), slice(None)
-        return (min(picked), max(picked) + 1), slice(None, None, picked.step)
-    try:
-        i = key.__index__()
-    except (AttributeError, TypeError) as error:
-        raise InvalidRequest("only integers, slices and ... index an image") from error
-    if not -n <= i < n:
-        raise InvalidRequest(f"index {i} is outside an axis of {n}")
-    return (i % n, i % n + 1), 0
+def _ids(names: Iterable[str]) -> list[str]:
+    """Those names that are of images or generations; other folders are none of ours."""
+    return [name for name in names if _ID.fullmatch(name)]

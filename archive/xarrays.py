@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilevault.archive import metadata
-from tilevault.archive.image import ImageInfo
+from tilevault.archive.image import ImageInfo, window_of
 from tilevault.codecs.errors import InvalidRequest, UnsupportedSyntax
 
 if TYPE_CHECKING:
@@ -47,8 +47,6 @@ def to_xarray(image: "Image", level: int, units: str | None) -> Any:
 
 
 def _basic(image: "Image", level: int, key: tuple[Any, ...]) -> Any:
-    from tilevault.archive.store import window_of
-
     window, index = window_of(key, image.level_shape(level))
     return np.asarray(image.read(window, level)[index])
 

@@ -65,14 +65,17 @@ def spelt(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return {"$float": repr(value)}
     if isinstance(value, dict):
-        return {name: spelt(member) for name, member in value.items()}
+        return {"$" * name.startswith("$") + name: spelt(member) for name, member in value.items()}
     return [spelt(member) for member in value] if isinstance(value, list) else value
 
 
 def parse(data: bytes) -> Any:
     def members(pairs: list[tuple[str, Any]]) -> Any:
         need(len(dict(pairs)) == len(pairs), "a member comes twice")
-        return float(pairs[0][1]) if [name for name, _ in pairs] == ["$float"] else dict(pairs)
+        if [name for name, _ in pairs] == ["$float"]:
+            return float(pairs[0][1])
+        need(all(name[:1] != "$" or name[:2] == "$$" for name, _ in pairs), "a member has an unknown meaning")
+        return {name.removeprefix("$"): member for name, member in pairs}
 
     return json.loads(data.decode("utf-8", "surrogatepass"), object_pairs_hook=members)
 

@@ -197,6 +197,8 @@ def _encapsulated(
     groups = _group(header, value, facts["frames"])
     if facts["allocated"] == 1 and found.syntax not in JPEG_2000 and found.syntax != DEFLATED_FRAME:
         raise Opaque(f"1-bit samples in transfer syntax {found.syntax}")
+    if found.syntax == DEFLATED_FRAME and (facts["planar"] or facts["photometric"].endswith("_422")):
+        raise Opaque("deflated frames by planes or with halved chroma")
     for group in groups:
         # A header may lie further in, or in several fragments: then reading the whole frame finds it.
         complete = len(group) == 1 and group[0].length <= PREFIX_BYTES

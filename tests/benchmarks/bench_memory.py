@@ -62,9 +62,7 @@ def main() -> None:
     raw, stored = options.side**2 * 2 / 1e6, int(said[1]) / 1e6
     print("| samples MB | stored MB | seconds | MB/s | peak MiB | status |")
     print("|---|---|---|---|---|---|")
-    print(
-        f"| {raw:.0f} | {int(said[1]) / 1e6:.0f} | {seconds:.1f} | {raw / seconds:.0f} | {peak:.0f} | {said[0]} |"
-    )
+    print(f"| {raw:.0f} | {stored:.0f} | {seconds:.1f} | {raw / seconds:.0f} | {peak:.0f} | {said[0]} |")
 
 
 if __name__ == "__main__":
