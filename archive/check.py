@@ -166,10 +166,10 @@ def _tile_finding(image: "Image", error: TilevaultError) -> Finding:
 
 def _shard_of(image: "Image", key: str) -> tuple[str, Window] | None:
     """Role and window of the shard that lies under ``key``, if it is one."""
-    path, _, position = key.partition("/c/")
     for role, array in image.description.arrays.items():
-        if array.path == path and position:
-            return role, array.grid.shard_window(tuple(int(i) for i in position.split("/")))
+        index = array.shard_index(key)
+        if index is not None:
+            return role, array.grid.shard_window(index)
     return None
 
 

@@ -14,15 +14,15 @@ import numpy as np
 
 from tilevault.archive.grid import DECOMPOSITIONS, TileGrid, reduced_extent, tile_shape
 from tilevault.archive.image import ImageInfo
+from tilevault.archive.limits import check_grid, check_info
 from tilevault.archive.plain import CHUNK_BYTES, PlainArray
 from tilevault.archive.tiles import TiledArray
 from tilevault.codecs import FrameCodec, LosslessCodec
 from tilevault.codecs.base import TileCodec
-from tilevault.codecs.errors import LimitExceeded, ManifestCorrupt, TilevaultError
+from tilevault.codecs.errors import ManifestCorrupt, TilevaultError
 
-__all__ = ["MAX_PIXELS", "Description", "info_from_json", "info_to_json"]
+__all__ = ["Description", "info_from_json", "info_to_json"]
 
-MAX_PIXELS = 1 << 36
 FIRST_STORED_LEVEL = 3
 SMALLEST_LEVEL = 32
 """The longer side of a stored level is at least this."""
@@ -30,6 +30,7 @@ BLOCK_SIDE = 4096
 """Level-0 side of the square that one pyramid task reduces; fixes the chunks of stored levels, so it is part of
 the format."""
 DOWNSAMPLINGS = ("lowpass53", "mean", "nearest")
+ROUND_TRIPS = ("file-exact", "metadata-exact", "lossy")
 _CODECS: dict[str, type[TileCodec]] = {"tilevault.lossless": LosslessCodec, "tilevault.frame": FrameCodec}
 
 
@@ -55,7 +56,7 @@ def info_from_json(document: Mapping[str, Any]) -> ImageInfo:
         blocks = document["native_blocks"]
         info = ImageInfo(
             shape=tuple(document["shape"]),
-            dtype=np.dtype(str(document["dtype"])),
+            dtype=np.dtype(_text(document["dtype"])),
             axes=tuple(document["axes"]),
             kind=document["kind"],
             bits_stored=document["bits_stored"],
@@ -63,20 +64,11 @@ def info_from_json(document: Mapping[str, Any]) -> ImageInfo:
             categorical=document["categorical"],
             has_mask=document["has_mask"],
             native_blocks=None if blocks is None else tuple(blocks),
-            attributes=document["attributes"],
+            attributes=_mapping(document["attributes"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, SyntaxError) as error:
         raise ManifestCorrupt(f"image.json: not the description of an image: {error}") from error
-    if (
-        len(info.shape) != len(info.axes)
-        or not 2 <= len(info.shape) <= 5
-        or any(type(n) is not int or n < 1 for n in info.shape)
-        or info.dtype.hasobject
-        or info.kind not in ("medical", "satellite")
-    ):
-        raise ManifestCorrupt("image.json: shape, axes or dtype are not those of an image")
-    if prod(info.shape) > MAX_PIXELS:
-        raise LimitExceeded(f"image.json: {prod(info.shape)} samples, more than {MAX_PIXELS}")
+    check_info(info)
     return info
 
 
@@ -111,6 +103,7 @@ class Description:
     ) -> "Description":
         """Cut an image into tiles (default: as `tile_shape` says) and shards."""
         tile = tile or tile_shape(info.shape, info.axes)
+        check_info(info)
         grid = TileGrid.plan(info.shape, tile, info.dtype.itemsize)
         longest = max(info.shape[-2:])
         levels = [
@@ -224,55 +217,64 @@ class Description:
         """Raises `ManifestCorrupt` or `LimitExceeded`."""
         try:
             fields = dict(document)
-            info = fields.pop("info")
-            codec = fields.pop("codec")
+            info, codec = fields.pop("info"), fields.pop("codec")
+            edges = {name: _tuple(fields.pop(name)) for name in ("tile", "shard", "mask_shard")}
             made = cls(
                 info=None if info is None else info_from_json(info),
                 codec=None if codec is None else _codec_from_json(codec),
-                tile=_tuple(fields.pop("tile")),
-                shard=_tuple(fields.pop("shard")),
-                mask_shard=_tuple(fields.pop("mask_shard")),
                 levels=tuple(fields.pop("levels")),
-                warnings=tuple(fields.pop("warnings")),
-                **fields,
+                search=_mapping(fields.pop("search")),
+                layout=_mapping(fields.pop("layout")),
+                warnings=tuple(_text(warning) for warning in fields.pop("warnings")),
+                downsampling=fields.pop("downsampling"),
+                **edges,
+                **{name: _text(value) for name, value in fields.items()},
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ManifestCorrupt(f"image.json: {error}") from error
-        made._check()
+        made.check()
+        if made.info is not None and made.downsampling not in DOWNSAMPLINGS:
+            raise ManifestCorrupt("image.json: the levels it describes cannot be")
         return made
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises `ManifestCorrupt` if the arrays cannot be so, `LimitExceeded` if they are too large."""
         if self.info is None:
-            return
-        rank = len(self.info.shape)
-        tile, shard = self.tile or (), self.shard or ()
-        sound = (
-            self.codec is not None
-            and self.downsampling in DOWNSAMPLINGS
-            and len(tile) == len(shard) == rank
-            and all(type(t) is int and t >= 1 for t in (*tile, *shard))
-            and all(s % t == 0 for s, t in zip(shard, tile, strict=True))
-            and self._sound_mask()
-            and all(type(k) is int and 0 <= k <= DECOMPOSITIONS for k in self.levels)
-        )
-        if not sound:
+            sound = self.codec is None and self.tile is None and self.shard is None and not self.levels
+        else:
+            first, *coarse = self.levels or (None,)
+            sound = (
+                self.codec is not None
+                and self.tile is not None
+                and self.shard is not None
+                and (self.mask_shard is not None) == self.info.has_mask
+                and (first, type(first)) == (0, int)
+                and all(type(k) is int and FIRST_STORED_LEVEL <= k <= DECOMPOSITIONS for k in coarse)
+                and coarse == sorted(set(coarse))
+            )
+        if not sound or self.round_trip not in ROUND_TRIPS:
             raise ManifestCorrupt("image.json: the arrays it describes cannot be")
-        if prod(min(t, n) for t, n in zip(tile, self.info.shape, strict=True)) > MAX_PIXELS:
-            raise LimitExceeded("image.json: a tile is larger than allowed")
-
-    def _sound_mask(self) -> bool:
-        """The mask's shards, where there is a mask, are of whole tiles; where there is none, they are None."""
-        if self.info is None or not self.info.has_mask:
-            return self.mask_shard is None
-        shard, tile = self.mask_shard or (), (self.tile or ())[-2:]
-        return len(shard) == 2 and all(
-            type(s) is int and s >= 1 and s % t == 0 for s, t in zip(shard, tile, strict=True)
-        )
+        if self.info is not None:
+            check_info(self.info)
+            for array in self.arrays.values():
+                check_grid(self.info, array.grid, array.codec)
 
     def _pixels(self) -> tuple[ImageInfo, TileCodec]:
         if self.info is None or self.codec is None:
             raise ManifestCorrupt(f"image {self.image} has no pixels")
         return self.info, self.codec
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text, not {value!r:.100}")
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"an object, not {value!r:.100}")
+    return value
 
 
 def _tuple(value: Any) -> tuple[int, ...] | None:

@@ -26,7 +26,7 @@ from tilevault.archive.description import Description
 from tilevault.archive.documents import canonical, seal, sha256_hex, unseal
 from tilevault.archive.formats import SourceFile
 from tilevault.archive.image import Window, Words, values
-from tilevault.archive.manifest import CommitRecord, Manifest, ManifestObject
+from tilevault.archive.manifest import MAX_COMMIT, MAX_MANIFEST, CommitRecord, Manifest, ManifestObject
 from tilevault.archive.plain import PlainArray, array_document, compress, group_document
 from tilevault.archive.reading import read_level, reduce_window
 from tilevault.archive.tiles import (
@@ -38,12 +38,21 @@ from tilevault.archive.tiles import (
     encode_shard,
     keep_stream,
 )
-from tilevault.codecs.errors import Conflict, ManifestCorrupt, TileCorrupt, TilevaultError
+from tilevault.codecs.errors import (
+    Conflict,
+    LimitExceeded,
+    ManifestCorrupt,
+    OutcomeUnknown,
+    TileCorrupt,
+    TilevaultError,
+)
 
 __all__ = ["Generation", "ShardReceipt", "bits_array", "forget_receipts", "table_arrays"]
 
 SOURCE_BLOCK = 4 << 20
 """Raw bytes of one independently compressed block of source bytes."""
+SOURCE_LEVEL = 12
+"""zstd level of what is text and headers; the pixels of plain arrays gain nothing from more than the default."""
 _TABLES = ("ends", "digests", "pixels")
 
 
@@ -175,7 +184,7 @@ class Generation:
         def flush() -> None:
             if block:
                 key = f"source/blocks/{number}-{len(objects)}"
-                objects.append(self._create(key, [compress(bytes(block))]))
+                objects.append(self._create(key, [compress(bytes(block), SOURCE_LEVEL)]))
                 block.clear()
 
         for pieces in files:
@@ -288,10 +297,15 @@ class Generation:
         provenance: Mapping[str, Any],
         previous: CommitRecord | None,
     ) -> CommitRecord:
-        """Store the manifest, make all durable, then the commit record. Raises `Conflict` if n is taken."""
+        """Store the manifest, make all durable, then the commit record.
+
+        Raises `Conflict` if n is taken or another writer has replaced a document, `OutcomeUnknown` if the
+        record is there and may not be durable.
+        """
         manifest = self.manifest(objects)
-        stored = self._create("manifest.json", [manifest.to_bytes()])
+        stored = self._create("manifest.json", [_within(manifest.to_bytes(), MAX_MANIFEST, "manifest")])
         self.blobs.sync(self.prefix)
+        self._confirm_documents(manifest.objects)
         record = CommitRecord(
             image=self.description.image,
             n=0 if previous is None else previous.n + 1,
@@ -302,9 +316,25 @@ class Generation:
             summary={**summary, "bytes_stored": sum(o.size for o in manifest.objects) + stored.size},
             provenance=provenance,
         )
-        self.blobs.create(record.key, [record.to_bytes()])
-        self.blobs.sync(f"commits/{record.image}")
+        self.blobs.create(record.key, [_within(record.to_bytes(), MAX_COMMIT, "commit record")])
+        try:
+            self.blobs.sync(f"commits/{record.image}")
+        except TilevaultError as error:
+            raise OutcomeUnknown(f"{record.key}: is written, perhaps not durably: {error}") from error
         return record
+
+    def _confirm_documents(self, objects: Iterable[ManifestObject]) -> None:
+        """See that the documents are still the ones that were written.
+
+        All else has one spelling. These may be spelt differently by another version of the software that
+        writes the same generation at the same time, and takes ours for what an interrupted run left.
+        """
+        for entry in objects:
+            if (
+                ".json" in entry.key
+                and self.blobs.digest(f"{self.prefix}/{entry.key}").sha256 != entry.sha256
+            ):
+                raise Conflict(f"{self.prefix}/{entry.key}: was replaced by another writer", object=entry.key)
 
     def forget_receipts(self) -> None:
         """Remove the receipts of a generation that is committed."""
@@ -324,7 +354,7 @@ class Generation:
     def _is_committed(self) -> bool:
         folder = f"commits/{self.description.image}"
         return any(
-            f'"generation":"{self.id}"'.encode() in self.blobs.read(f"{folder}/{name}")
+            f'"generation":"{self.id}"'.encode() in self.blobs.read(f"{folder}/{name}", limit=MAX_COMMIT)
             for name in self.blobs.names(folder)
         )
 
@@ -333,7 +363,7 @@ class Generation:
     ) -> Iterator[tuple[str, bytes]]:
         yield "source/image.json", canonical(self.description.to_json())
         listed = canonical([_file_json(file, pieces) for file, pieces in files])
-        yield "source/files.json.zst", compress(listed)
+        yield "source/files.json.zst", compress(listed, SOURCE_LEVEL)
         if self.description.info is None:
             yield "zarr.json", group_document({"tilevault": {"kind": self.description.kind, "pixels": False}})
             return
@@ -388,6 +418,13 @@ class Generation:
     @property
     def _receipts(self) -> str:
         return _receipts(self.description.image, self.id)
+
+
+def _within(data: bytes, limit: int, what: str) -> bytes:
+    """``data``, unless readers would refuse it for its length."""
+    if len(data) > limit:
+        raise LimitExceeded(f"the {what} would have {len(data)} bytes, more than {limit}")
+    return data
 
 
 def forget_receipts(blobs: LocalBlobs, image: str, generation: str) -> None:

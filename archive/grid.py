@@ -12,7 +12,7 @@ from math import ceil, prod
 
 from tilevault.archive.image import Window
 
-__all__ = ["DECOMPOSITIONS", "SHARD_BYTES", "TileGrid", "reduced_extent", "tile_shape"]
+__all__ = ["DECOMPOSITIONS", "SHARD_BYTES", "TILE_BYTES", "TileGrid", "reduced_extent", "tile_shape"]
 
 DECOMPOSITIONS = 5
 """Wavelet decompositions of a tile; chunk sides are multiples of 2**5, so that levels align."""
@@ -22,6 +22,8 @@ BALANCED_BYTES = 16 << 20
 """A shard grows along x up to SHARD_BYTES, along other axes only up to this: enough tasks for all workers."""
 STACKED_SAMPLES = 256 << 10
 """Small planes share a tile up to this many samples, so that tables and frames amortise."""
+TILE_BYTES = 64 << 20
+"""Raw samples of one tile at most."""
 MAX_BANDS = 16
 """Bands that share a tile."""
 
@@ -35,18 +37,24 @@ def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def tile_shape(shape: Sequence[int], axes: Sequence[str], side: int = 512) -> tuple[int, ...]:
+def tile_shape(
+    shape: Sequence[int], axes: Sequence[str], side: int = 512, itemsize: int = 1
+) -> tuple[int, ...]:
     """The tile (inner chunk) shape for an image of ``shape`` along ``axes``.
 
     y and x: ``side`` or less, a multiple of 2**DECOMPOSITIONS; ``c``: all samples up to 16 bands; the
-    innermost other axis: as many planes as fit 256 Ki samples.
+    innermost other axis: as many planes as fit 256 Ki samples. ``side`` is halved until a tile has at most
+    64 MiB of samples of ``itemsize`` bytes.
     """
+    bands = min(shape[axes.index("c")], MAX_BANDS) if "c" in axes else 1
+    while bands * side * side * itemsize > TILE_BYTES:
+        side //= 2
     step = 1 << DECOMPOSITIONS
     tile = [1] * len(shape)
     for i in (-2, -1):
         tile[i] = min(_round_up(side, step), _round_up(shape[i], step))
     if "c" in axes:
-        tile[axes.index("c")] = min(shape[axes.index("c")], MAX_BANDS)
+        tile[axes.index("c")] = bands
     stacked = [i for i, name in enumerate(axes[:-2]) if name != "c"]
     if stacked and all(tile[i] >= shape[i] for i in (-2, -1)):
         innermost = stacked[-1]

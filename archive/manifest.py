@@ -181,7 +181,7 @@ class CommitRecord:
         except TypeError as error:
             raise ManifestCorrupt(f"{what}: {error}", image=image) from error
         sound = (
-            (made.image, made.n) == (image, n)
+            (made.image, made.n, type(made.n)) == (image, n, int)
             and (made.generation is None) == (made.manifest is None)
             and (made.generation is None or _is_hex(made.generation, ID_DIGITS))
             and all(d is None or _is_digest(d) for d in (made.manifest, made.previous, made.sources))

@@ -30,7 +30,7 @@ __all__ = [
 
 CHUNK_BYTES = 1 << 20
 """Largest raw chunk of a plain array; chunk shapes follow from it, so it is part of the format."""
-ZSTD_LEVEL = 12
+ZSTD_LEVEL = 5
 
 
 def group_document(attributes: Mapping[str, Any]) -> bytes:

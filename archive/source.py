@@ -6,7 +6,8 @@ which pieces of which blocks they are, and holds what the format recorded to put
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from functools import cached_property, lru_cache
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Source:
         self._blocks: OrderedDict[str, bytes] = OrderedDict()
         rank = len(image.info.shape) if image.info else 0
         self._around = Window((0,) * rank, (0,) * rank), np.empty((0,) * rank)
+        self._ahead: tuple[Window | None, Future[Words] | None] = None, None
 
     @cached_property
     def files(self) -> tuple[SourceFile, ...]:
@@ -88,18 +90,43 @@ class Source:
         return rebuilt
 
     def whole_tiles(self, window: Window) -> Words:
-        """Words of ``window``, from the tiles around it, which are kept: neighbours are asked for next."""
+        """Words of ``window``, from the tiles around it, which are kept: neighbours are asked for next.
+
+        Where windows follow each other down an image, the next tiles are read while these are used.
+        """
         around, words = self._around
         if around.intersect(window) != window:
-            reader = self._image.readers["data"]
-            shape, tile = reader.array.grid.shape, reader.array.grid.tile
-            around = Window(
-                tuple(a // t * t for a, t in zip(window.start, tile, strict=True)),
-                tuple(min(-(-b // t) * t, n) for b, t, n in zip(window.stop, tile, shape, strict=True)),
-            )
-            words = reader.read(around, threads=self._image.threads)
+            before, around = around, self._whole(window)
+            words = self._read(around)
             self._around = around, words
+            if self._image.threads and around.start[-2] == before.stop[-2]:
+                self._read_ahead(around)
         return words[window.shift(around.start).slices]
+
+    def _whole(self, window: Window) -> Window:
+        """The window grown to whole tiles."""
+        grid = self._image.readers["data"].array.grid
+        return Window(
+            tuple(a // t * t for a, t in zip(window.start, grid.tile, strict=True)),
+            tuple(min(-(-b // t) * t, n) for b, t, n in zip(window.stop, grid.tile, grid.shape, strict=True)),
+        )
+
+    def _read(self, window: Window) -> Words:
+        expected, coming = self._ahead
+        self._ahead = None, None
+        if coming is not None and expected == window:
+            return coming.result()
+        return self._image.readers["data"].read(window, threads=self._image.threads)
+
+    def _read_ahead(self, window: Window) -> None:
+        height = window.shape[-2]
+        following = Window(
+            (*window.start[:-2], window.stop[-2], window.start[-1]),
+            (*window.stop[:-2], min(window.stop[-2] + height, self._image.shape[-2]), window.stop[-1]),
+        )
+        if 0 not in following.shape:
+            reader = self._image.readers["data"]
+            self._ahead = following, read_ahead_pool().submit(reader.read, following)
 
     @cached_property
     def _documents(self) -> list[Any]:
@@ -112,6 +139,12 @@ class Source:
             if len(self._blocks) > 2:
                 self._blocks.popitem(last=False)
         return self._blocks[key]
+
+
+@cache
+def read_ahead_pool() -> ThreadPoolExecutor:
+    """Apart from the threads that decode tiles, which it waits for."""
+    return ThreadPoolExecutor(2, thread_name_prefix="tilevault-ahead")
 
 
 class StoredFrames:

@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 from tilevault.archive.blobs import LocalBlobs
 from tilevault.archive.grid import TileGrid, reduced_extent
 from tilevault.archive.image import Window, Words
+from tilevault.archive.limits import MAX_STREAM
 from tilevault.archive.shard import CRC_BYTES, build_shard, index_bytes, parse_index
+from tilevault.codecs import LosslessCodec
 from tilevault.codecs.base import TileCodec
 from tilevault.codecs.errors import (
     InvalidRequest,
+    LimitExceeded,
     ShortRead,
     TileCorrupt,
     TileMissing,
@@ -46,6 +49,8 @@ __all__ = [
     "tile_digest",
 ]
 
+FRAME_HEAD = 16
+"""Bytes by which the lossless codec's frame is longer than its samples, at most."""
 DIGEST_BYTES = 16
 """BLAKE3-128: the first 16 bytes of BLAKE3."""
 
@@ -79,6 +84,18 @@ class TiledArray:
     def shard_key(self, index: tuple[int, ...]) -> str:
         """Key of a shard (Zarr's default chunk key encoding), relative to the generation."""
         return "/".join([self.path, "c", *map(str, index)])
+
+    def shard_index(self, key: str) -> tuple[int, ...] | None:
+        """Position of the shard that lies under ``key``; None if no shard of this array does."""
+        path, _, position = key.partition("/c/")
+        parts = position.split("/")
+        if path != self.path or len(parts) != len(self.grid.shape):
+            return None
+        if not all(part.isascii() and part.isdecimal() and len(part) < 12 for part in parts):
+            return None
+        index = tuple(int(part) for part in parts)
+        inside = all(i < n for i, n in zip(index, self.grid.shards, strict=True))
+        return index if inside and self.shard_key(index) == key else None
 
     def level_window(self, index: tuple[int, ...], reduce: int) -> Window:
         """The samples of a tile in the coordinates of level ``reduce``."""
@@ -149,7 +166,9 @@ def encode_tile(codec: TileCodec, words: Words, prove: bool = True) -> EncodedTi
 
 
 def keep_stream(codec: TileCodec, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> EncodedTile:
-    """Take a verbatim bit stream as the tile, once it has shown that it decodes."""
+    """Take a verbatim bit stream as the tile, once it has shown that it decodes. Raises `LimitExceeded`."""
+    if len(data) > MAX_STREAM:
+        raise LimitExceeded(f"a frame of {len(data)} bytes, more than {MAX_STREAM}")
     return _record(codec, data, codec.decode_tile(data, shape, dtype))
 
 
@@ -238,17 +257,24 @@ class TileReader:
 
     def tile_bytes(self, index: tuple[int, ...], segments: int) -> bytes:
         """The first ``segments`` segments of a tile, each checked against its digest."""
-        ends = self.tables.ends[index][:segments]
+        ends = [int(end) for end in self.tables.ends[index]]
         offset, length = self._locate(index)
-        if np.any(np.diff(ends.astype(np.int64)) < 0) or self.tables.ends[index][-1] + CRC_BYTES != length:
-            raise self._corrupt(index, "its length is not the recorded one")
-        data = self._read(index, offset, offset + int(ends[-1]))
+        if sorted(ends) != ends or not ends[-1] + CRC_BYTES == length <= self._longest(index):
+            raise self._corrupt(index, "its length is not the recorded one, or not that of a tile")
+        data = self._read(index, offset, offset + ends[segments - 1])
         view, start = memoryview(data), 0
-        for end, digest in zip(ends.tolist(), self.tables.digests[index], strict=False):
+        for end, digest in zip(ends[:segments], self.tables.digests[index], strict=False):
             if tile_digest(view[start:end]) != digest.tobytes():
                 raise self._corrupt(index, "a segment does not match its digest")
             start = end
         return data
+
+    def _longest(self, index: tuple[int, ...]) -> int:
+        """Bytes of a tile at most: a codec of ours stores raw what it cannot make smaller."""
+        if not isinstance(self.array.codec, LosslessCodec):
+            return MAX_STREAM + CRC_BYTES
+        raw = prod(self.array.grid.tile_window(index).shape) * self.array.dtype.itemsize
+        return raw + FRAME_HEAD + CRC_BYTES
 
     def check_pixels(self, index: tuple[int, ...]) -> None:
         """Decode a whole tile and compare it with the digest of the words that went in."""

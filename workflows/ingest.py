@@ -5,6 +5,7 @@ decoded again, compared and written inside one. Nothing is visible before its co
 skips what is there, continues what was interrupted, and extends a series that has grown.
 """
 
+import contextlib
 import datetime
 import hashlib
 import os
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,14 @@ from tilevault.archive.image import Words
 from tilevault.archive.manifest import CommitRecord, Manifest, ManifestObject, image_id, source_set
 from tilevault.archive.source import StoredFrames
 from tilevault.archive.store import Archive, Image
-from tilevault.archive.tiles import EncodedTile
-from tilevault.codecs.errors import Conflict, InvalidRequest, TilevaultError, VerifyAfterEncodeFailed
+from tilevault.archive.tiles import EncodedTile, TiledArray
+from tilevault.codecs.errors import (
+    Conflict,
+    IntegrityError,
+    InvalidRequest,
+    TilevaultError,
+    VerifyAfterEncodeFailed,
+)
 from tilevault.workflows.cluster import Cluster, Job, Task, run_inline
 from tilevault.workflows.discover import FileResult, Found, find_files, scan_files
 from tilevault.workflows.plan import (
@@ -235,10 +243,15 @@ def _without_conflicts(
     if archive is None or not groups:
         return files, []
     archived: dict[tuple[str, str], SourceFile] = {}
-    for image in archive.values():
-        if image.summary.get("SeriesInstanceUID") in groups:
-            module = formats()[image.description.format]
-            archived |= {found: file for file in image.source.files if (found := module.instance_of(file))}
+    for name in archive:
+        # What cannot be read must not keep other images out; adding to it fails by itself.
+        with contextlib.suppress(IntegrityError):
+            image = archive[name]
+            if image.summary.get("SeriesInstanceUID") in groups:
+                module = formats()[image.description.format]
+                archived |= {
+                    found: file for file in image.source.files if (found := module.instance_of(file))
+                }
     kept, refused = [], []
     for file in files:
         found = instances.get(file.sha256)
@@ -310,29 +323,34 @@ def _store_inline(order: _Order) -> ImageResult:
 
 def _image_job(order: _Order) -> Job:
     """Store one image. A commit that another process made meanwhile is met by looking again."""
-    for attempt in range(COMMIT_TRIES):
+    archive, name = Archive.open(order.archive), image_id(order.image.kind, order.image.key)
+    previous = archive.newest_commit(name)
+    for _ in range(COMMIT_TRIES - 1):
         try:
-            return (yield from _attempt(order))
-        except Conflict:
-            # Somebody committed under this number first: their commit may hold our files already.
-            if attempt == COMMIT_TRIES - 1:
+            return (yield from _attempt(order, archive, previous))
+        except TilevaultError as error:
+            # Somebody committed first: that may hold our files already, or have removed what we built on.
+            before, previous = previous, archive.newest_commit(name)
+            if not isinstance(error, Conflict) and previous == before:
                 raise
-    raise AssertionError("unreachable")
+    return (yield from _attempt(order, archive, previous))
 
 
-def _attempt(order: _Order) -> Job:
-    archive = Archive.open(order.archive)
-    previous = archive.newest_commit(image_id(order.image.kind, order.image.key))
+def _attempt(order: _Order, archive: Archive, previous: CommitRecord | None) -> Job:
     known = _known_files(archive, previous)
     if previous is not None and known.keys() >= {file.sha256 for file in order.image.sources}:
+        # Whoever wrote the record may have died before it was durable.
+        archive.blobs.sync(f"commits/{previous.image}")
         forget_receipts(archive.blobs, previous.image, str(previous.generation))
         return _result(order, "present", commit=previous)
+    if previous is not None and previous.generation is None:
+        archive.finish_removal(previous.image)
     if known:
         (order,) = yield [Task(_united, (order, known))]
         if known.keys() >= {file.sha256 for file in order.image.sources}:
             return _result(order, "present", commit=previous)
     (pack,) = yield [Task(_choose_packing, (order,))]
-    generation = _generation(order, archive, pack)
+    generation = _generation(order, archive, pack, previous)
     receipts, sources = yield from _write_sources(order, generation, archive, previous)
     objects = [receipt.entry for receipt in receipts] + [
         entry for _, written, _ in sources for entry in written
@@ -341,17 +359,19 @@ def _attempt(order: _Order) -> Job:
     if generation.description.info is not None:
         plain = all(receipt.plain for receipt in receipts)
         generation = replace(generation, description=settle_downsampling(generation.description, plain))
-        (tables,) = yield [Task(_write_tables, (generation, receipts))]
-        objects += tables
-        shards = [receipt.entry for receipt in receipts]
-        written = yield [
-            Task(_write_block, (role, index), shared=(generation, shards, tables))
-            for role, index in generation.blocks()
-        ]
-        objects += [entry for block in written for entry in block]
-    (documents,) = yield [Task(_write_documents, (generation, receipts, files))]
-    objects += documents
-    yield _proofs(order, generation, objects)
+    (tables, documents) = yield [
+        Task(_write_tables, (generation, receipts)),
+        Task(_write_documents, (generation, receipts, files)),
+    ]
+    objects += tables + documents
+    shards = [receipt.entry for receipt in receipts]
+    proofs = _proofs(order, generation, objects)
+    # A proof needs no coarse level; side by side they keep all workers busy.
+    written = yield proofs + [
+        Task(_write_block, (role, index), shared=(generation, shards, tables))
+        for role, index in generation.blocks()
+    ]
+    objects += [entry for block in written[len(proofs) :] for entry in block]
     (record,) = yield [Task(_commit, (order, generation, objects, previous))]
     status = "extended" if known else "added"
     return _result(order, status, commit=record, description=generation.description)
@@ -391,29 +411,30 @@ def _choose_packing(order: _Order) -> bool:
         return worth_packing(info, reader, order.side)
 
 
-def _generation(order: _Order, archive: Archive, pack: bool) -> Generation:
+def _generation(order: _Order, archive: Archive, pack: bool, previous: CommitRecord | None) -> Generation:
     description = describe(order.image, order.side, pack)
-    return Generation(archive.blobs, generation_of(order.image, description), description)
+    removal = previous.sha256 if previous is not None and previous.generation is None else None
+    return Generation(archive.blobs, generation_of(order.image, description, removal), description)
 
 
 def _write_sources(
     order: _Order, generation: Generation, archive: Archive, previous: CommitRecord | None
 ) -> Any:
     """Tasks of the first round: every shard that is not there yet, and the non-pixel bytes."""
-    reusable = _reusable(archive, previous)
+    committed = None if previous is None or previous.generation is None else Image(archive, previous)
+    reusable = {} if committed is None else _reusable(committed)
     tasks, receipts = [], []
     for role, array in generation.description.arrays.items():
         for index in array.grid.shard_indices():
             inputs = shard_inputs(order.image, array, role, index)
             found = generation.receipt(role, index, inputs)
-            if found is None and inputs in reusable:
-                found = _reuse(archive, previous, generation, role, index, reusable[inputs])
+            if found is None and committed is not None and inputs in reusable:
+                found = _reuse(committed, generation, role, index, reusable[inputs])
             if found is not None:
                 receipts.append(found)
                 continue
-            nbytes = array.grid.shard_window(index)
-            raw = int(np.prod(nbytes.shape)) * array.dtype.itemsize
-            tasks.append(Task(_write_shard, (role, index, inputs), raw, (order, generation)))
+            share = _source_share(order.image, array, index) if role == "data" else 0
+            tasks.append(Task(_write_shard, (role, index, inputs), share, (order, generation)))
     batches = [
         Task(_write_source, (number, batch), shared=(order, generation))
         for number, batch in enumerate(source_batches(order.image))
@@ -422,41 +443,46 @@ def _write_sources(
     return [*receipts, *done[: len(tasks)]], done[len(tasks) :]
 
 
-def _reusable(archive: Archive, previous: CommitRecord | None) -> dict[str, ManifestObject]:
+def _source_share(image: SourceImage, array: TiledArray, index: tuple[int, ...]) -> int:
+    """Source bytes that a shard stands for, so that progress counts in the bytes of the files."""
+    assert image.info is not None
+    raw = prod(array.grid.shard_window(index).shape) * array.dtype.itemsize
+    return _bytes_source(image) * raw // max(1, image.info.nbytes)
+
+
+def _reusable(committed: Image) -> dict[str, ManifestObject]:
     """Shards of the committed generation by what went into them."""
-    if previous is None or previous.generation is None:
-        return {}
-    objects = Image(archive, previous).manifest.objects
-    return {entry.inputs: entry for entry in objects if entry.inputs is not None}
+    return {entry.inputs: entry for entry in committed.manifest.objects if entry.inputs is not None}
 
 
 def _reuse(
-    archive: Archive,
-    previous: CommitRecord | None,
-    generation: Generation,
-    role: str,
-    index: tuple[int, ...],
-    entry: ManifestObject,
+    committed: Image, generation: Generation, role: str, index: tuple[int, ...], entry: ManifestObject
 ) -> ShardReceipt | None:
     """The receipt of a shard that the committed generation holds, if it is still sound."""
-    assert previous is not None
-    image = Image(archive, previous)
-    stored = archive.blobs.digest(f"{image.prefix}/{entry.key}")
-    if (stored.size, stored.sha256) != (entry.size, entry.sha256):
+    reader = committed.readers.get(role)
+    old = None if reader is None else reader.array.shard_index(entry.key)
+    if reader is None or old is None or not _is_sound(committed, entry):
         return None
-    old = tuple(int(i) for i in entry.key.partition("/c/")[2].split("/"))
-    reader = image.readers[role]
-    array = generation.description.arrays[role]
-    offset = tuple((i - j) * n for i, j, n in zip(index, old, array.grid.tiles_per_shard, strict=True))
-    tables = reader.tables
+    grid, tables = generation.description.arrays[role].grid, reader.tables
+    offset = tuple((i - j) * n for i, j, n in zip(index, old, grid.tiles_per_shard, strict=True))
     tiles = {}
-    for at in array.grid.tile_indices(array.grid.shard_window(index)):
+    for at in grid.tile_indices(grid.shard_window(index)):
         was = tuple(i - o for i, o in zip(at, offset, strict=True))
+        if not all(0 <= i < n for i, n in zip(was, reader.array.grid.tiles, strict=True)):
+            return None
         ends = tuple(int(end) for end in tables.ends[was])
         tiles[at] = EncodedTile(b"", ends, tables.digests[was].tobytes(), tables.pixels[was].tobytes())
-    plain = image.downsampling == "lowpass53"
+    plain = committed.downsampling == "lowpass53"
     receipt = ShardReceipt(role, index, entry, tiles, plain)
-    return generation.reuse_shard(receipt, image.prefix)
+    return generation.reuse_shard(receipt, committed.prefix)
+
+
+def _is_sound(committed: Image, entry: ManifestObject) -> bool:
+    try:
+        stored = committed.blobs.digest(f"{committed.prefix}/{entry.key}")
+    except IntegrityError:
+        return False
+    return (stored.size, stored.sha256) == (entry.size, entry.sha256)
 
 
 def _write_shard(

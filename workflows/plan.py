@@ -53,7 +53,8 @@ def has_low_bands(info: ImageInfo) -> bool:
 
 def worth_packing(info: ImageInfo, reader: SourceReader, side: int) -> bool:
     """Whether histogram packing makes some sampled tiles clearly smaller."""
-    grid = TileGrid.plan(info.shape, tile_shape(info.shape, info.axes, side), info.dtype.itemsize)
+    tile = tile_shape(info.shape, info.axes, side, info.dtype.itemsize)
+    grid = TileGrid.plan(info.shape, tile, info.dtype.itemsize)
     plain, packing = LosslessCodec(pack=False), LosslessCodec(pack=True)
     sizes = np.zeros(2)
     for window in _sampled(grid):
@@ -74,11 +75,15 @@ def _sampled(grid: TileGrid) -> Iterator[Window]:
 def _sparse(words: np.ndarray[Any, Any]) -> bool:
     """Whether values are missing inside the range, so that packing could pay at all."""
     low, high = int(words.min()), int(words.max())
-    return np.unique(words).size < 0.75 * (high - low + 1)
+    span = high - low + 1
+    if span <= 1 << 16:
+        occupied = np.bincount((words.astype(np.int64) - low).reshape(-1), minlength=span)
+        return int(np.count_nonzero(occupied)) < 0.75 * span
+    return np.unique(words).size < 0.75 * span
 
 
 def describe(image: SourceImage, side: int, pack: bool) -> Description:
-    """The description of an image that is about to be stored."""
+    """The description of an image that is about to be stored. Raises `LimitExceeded`."""
     name = image_name(image)
     common: dict[str, Any] = {
         "image": image_id(image.kind, image.key),
@@ -95,12 +100,14 @@ def describe(image: SourceImage, side: int, pack: bool) -> Description:
         return Description(info=None, codec=None, tile=None, shard=None, levels=(), **common)
     if image.codec is None:
         codec: TileCodec = LosslessCodec(pack=pack)
-        return Description.plan(
-            image.info, codec, tile_shape(image.info.shape, image.info.axes, side), **common
-        )
-    frames = FrameCodec(image.codec, **image.layout["codec"])
-    planned = Description.plan(image.info, frames, tuple(image.layout["chunk"]), **common)
-    return replace(planned, levels=_affordable(planned, sum(file.size for file in image.sources)))
+        tile = tile_shape(image.info.shape, image.info.axes, side, image.info.dtype.itemsize)
+        planned = Description.plan(image.info, codec, tile, **common)
+    else:
+        codec = FrameCodec(image.codec, **image.layout["codec"])
+        planned = Description.plan(image.info, codec, tuple(image.layout["chunk"]), **common)
+        planned = replace(planned, levels=_affordable(planned, sum(file.size for file in image.sources)))
+    planned.check()
+    return planned
 
 
 def image_name(image: SourceImage) -> str:
@@ -136,11 +143,17 @@ def settle_downsampling(description: Description, plain: bool) -> Description:
     return description.with_downsampling("lowpass53" if low_bands else "mean")
 
 
-def generation_of(image: SourceImage, description: Description) -> str:
-    """The generation's name: the same work has the same name, so an interrupted run finds itself."""
+def generation_of(image: SourceImage, description: Description, removal: str | None = None) -> str:
+    """The generation's name: the same work has the same name, so an interrupted run finds itself.
+
+    ``removal`` is the SHA-256 of the commit record that removed the image before, if one did: what is added
+    after a removal never lies where the removal may still be deleting.
+    """
     return generation_id(
         {
             "image": description.image,
+            "removal": removal,
+            "description": sha256_hex(canonical(description.to_json())),
             "sources": [[file.name, file.sha256, file.format] for file in image.sources],
             "codec": None if description.codec is None else description.codec.to_dict(),
             "tile": description.tile,

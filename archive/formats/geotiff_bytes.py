@@ -65,6 +65,8 @@ MAX_STRUCTURE = 128 << 20
 MAX_RANGES = 1 << 21
 BAND_BYTES = 32 << 20
 """Words that a rebuild asks for at a time."""
+TILE_ROWS = 512
+"""Rows of a stored tile, as a rule: bands that end with them decode no tile twice."""
 
 Stat = tuple[int, int, int, int, int]
 
@@ -269,6 +271,8 @@ class _Band:
         step_y = layout.block_height if layout.tiled else 1
         step_x = layout.block_width if layout.tiled else layout.width
         self.height = step_y * max(1, BAND_BYTES // (step_y * layout.width * pixel))
+        if self.height > TILE_ROWS and TILE_ROWS % step_y == 0:
+            self.height -= self.height % TILE_ROWS
         self.width = step_x * max(1, min(layout.across, BAND_BYTES // (step_y * step_x * pixel)))
         self.place: tuple[int | None, int, int] | None = None
         self.words: Words = np.empty(0)
