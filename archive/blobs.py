@@ -203,7 +203,7 @@ class LocalBlobs:
             _sync_folder(self.root.absolute().parent)
 
     def keep_note(self, folder: str, name: str, data: bytes) -> None:
-        """Leave ``data`` in the staging area for a later run; not durable. Raises `StoreError` and the like."""
+        """Leave ``data`` in the staging area for a later run; not durable. Raises `StoreError` and others."""
         temporary = f"{name}.{secrets.token_hex(8)}.tmp"
         with _translated(name), self._descent([STAGING, folder], make=True) as at:
             _write(temporary, at, [data], sync=False)
@@ -221,7 +221,7 @@ class LocalBlobs:
         """Remove the notes of a folder; another run that leaves some meanwhile does no harm."""
         with contextlib.suppress(TilevaultError, OSError), self._descent([STAGING]) as staging:
             with self._descent([STAGING, folder]) as at:
-                for name in os.listdir(at):
+                for name in os.listdir(at):  # noqa: PTH208 - by descriptor, so that no link is followed
                     os.unlink(name, dir_fd=at)
             os.rmdir(folder, dir_fd=staging)
 
@@ -341,7 +341,7 @@ def _below(folder: Path | None) -> list[tuple[Path, bool]]:
 
 
 def _walk(top: Path) -> Iterator[tuple[Path, bool]]:
-    """All that lies below a folder, each folder before what is in it. Not recursive: depth is from outside."""
+    """All that lies below a folder, folders before their content. Not recursive: depth is from outside."""
     waiting = _below(top)[::-1]
     while waiting:
         path, is_folder = waiting.pop()

@@ -27,8 +27,8 @@ FIRST_STORED_LEVEL = 3
 SMALLEST_LEVEL = 32
 """The longer side of a stored level is at least this."""
 BLOCK_SIDE = 4096
-"""Level-0 side of the square that one pyramid task reduces; fixes the chunks of stored levels, so it is part of
-the format."""
+"""Level-0 side of the square that one pyramid task reduces; the chunks of stored levels follow from it, so it
+is part of the format."""
 DOWNSAMPLINGS = ("lowpass53", "mean", "nearest")
 ROUND_TRIPS = ("file-exact", "metadata-exact", "lossy")
 _CODECS: dict[str, type[TileCodec]] = {"tilevault.lossless": LosslessCodec, "tilevault.frame": FrameCodec}
@@ -227,8 +227,8 @@ class Description:
                 layout=_mapping(fields.pop("layout")),
                 warnings=tuple(_text(warning) for warning in fields.pop("warnings")),
                 downsampling=fields.pop("downsampling"),
-                **edges,
-                **{name: _text(value) for name, value in fields.items()},
+                **edges,  # type: ignore[arg-type]  # unpacked by name: mypy sees one type for all
+                **{name: _text(value) for name, value in fields.items()},  # type: ignore[arg-type]  # likewise
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ManifestCorrupt(f"image.json: {error}") from error

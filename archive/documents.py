@@ -1,7 +1,8 @@
 """Stored JSON documents: one canonical spelling, strict reading, a digest inside where nothing else binds it.
 
-Canonical: UTF-8, sorted keys, no spaces, no NaN; a key that begins with ``$`` is written with one more. A *sealed* document carries the SHA-256 of itself
-without that key, and must be spelt canonically, so that every bit of the file is bound.
+Canonical: UTF-8, sorted keys, no spaces, no NaN; a key that begins with ``$`` is written with one more. A
+*sealed* document carries the SHA-256 of itself without that key, and must be spelt canonically, so that every
+bit of the file is bound.
 """
 
 import hashlib

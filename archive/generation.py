@@ -52,7 +52,7 @@ __all__ = ["Generation", "ShardReceipt", "bits_array", "forget_receipts", "table
 SOURCE_BLOCK = 4 << 20
 """Raw bytes of one independently compressed block of source bytes."""
 SOURCE_LEVEL = 12
-"""zstd level of what is text and headers; the pixels of plain arrays gain nothing from more than the default."""
+"""zstd level of text and headers; the pixels of plain arrays gain nothing from more than the default."""
 _TABLES = ("ends", "digests", "pixels")
 
 
@@ -402,9 +402,8 @@ class Generation:
                 yield key, array.document(value, document, names)
         if arrays:
             raise ManifestCorrupt(f"the conventions describe no {sorted(arrays)}")
-        for path, (words, names, document) in metadata.coordinate_arrays(
-            info, d.levels, d.downsampling
-        ).items():
+        coordinates = metadata.coordinate_arrays(info, d.levels, d.downsampling or "mean")
+        for path, (words, names, document) in coordinates.items():
             plain = PlainArray.table(path, words.shape, words.dtype)
             yield f"{path}/zarr.json", plain.document(0, document, names)
             yield from plain.encode(words).items()

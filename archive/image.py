@@ -124,7 +124,8 @@ def values(words: Words, info: ImageInfo) -> Words:
     high = int(info.attributes.get("high_bit", bits - 1))
     unsigned = words.view(np.dtype(f"u{info.dtype.itemsize}"))
     aligned = np.left_shift(unsigned, width - 1 - high)
-    return np.right_shift(aligned.view(info.dtype), width - bits)
+    extended: Words = np.right_shift(aligned.view(info.dtype), width - bits)
+    return extended
 
 
 def window_of(key: Any, shape: tuple[int, ...]) -> tuple[Window, tuple[Any, ...]]:

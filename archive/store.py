@@ -220,7 +220,7 @@ class Archive(Mapping[str, "Image"]):
         ids = list(self)
         found = [i for i in ids if i.startswith(name)] if len(name) >= 4 else []
         if not found:
-            # The commit record tells the series and what people call the image; the files take longer to read.
+            # The commit record tells the series and what people call the image; the files take longer.
             found = [i for i in ids if self._is_called(i, name)] or [i for i in ids if self._holds(i, name)]
         if len(found) != 1:
             what = f"{len(found)} images answer" if found else "no image answers"

@@ -66,9 +66,8 @@ def pixel_digest(words: Words) -> bytes:
 
 
 def _little(words: Words) -> memoryview:
-    return memoryview(
-        np.ascontiguousarray(words, dtype=words.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-    )
+    ordered = np.ascontiguousarray(words, dtype=words.dtype.newbyteorder("<"))
+    return ordered.reshape(-1).view(np.uint8).data
 
 
 @dataclass(frozen=True)

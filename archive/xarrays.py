@@ -30,7 +30,7 @@ def to_xarray(image: "Image", level: int, units: str | None) -> Any:
         """Reads what an indexer asks for and no more."""
 
         shape = image.level_shape(level)
-        dtype = info.dtype
+        dtype = image.dtype
 
         def __getitem__(self, key: Any) -> Any:
             return indexing.explicit_indexing_adapter(

@@ -71,7 +71,7 @@ class _Running:
     missing: int = 0
     started: bool = False
     failed: BaseException | None = None
-    sent: dict[int, tuple[Any, Future]] = field(default_factory=dict)
+    sent: dict[int, tuple[Any, "Future[Any]"]] = field(default_factory=dict)
     """Shared arguments by their id, as they lie with the workers."""
 
 
@@ -100,14 +100,14 @@ class Cluster(AbstractContextManager["Cluster"]):
     @property
     def threads(self) -> int:
         """Threads that run tasks."""
-        return max(1, sum(self._client.nthreads().values()))
+        return max(1, int(sum(self._client.nthreads().values())))
 
     def run(
         self, jobs: Iterable[tuple[Any, Job]], done: Callable[[Task, Any], None] | None = None
     ) -> Iterator[tuple[Any, Any]]:
         """Run labelled jobs; yields (label, result), the result an exception where the job raised one."""
         waiting: deque[tuple[_Running, int, Task]] = deque()
-        flying: dict[Future, tuple[_Running, int, Task]] = {}
+        flying: dict[Future[Any], tuple[_Running, int, Task]] = {}
         source = iter(jobs)
         completed = as_completed(loop=self._client.loop)
         try:
@@ -131,11 +131,12 @@ class Cluster(AbstractContextManager["Cluster"]):
         finally:
             self._client.cancel(list(flying), force=True)
 
-    def _submit(self, running: _Running, task: Task) -> Future:
+    def _submit(self, running: _Running, task: Task) -> "Future[Any]":
         for argument in task.shared:
             if id(argument) not in running.sent:
                 # With every worker, so that the loss of one costs no image.
-                running.sent[id(argument)] = argument, self._client.scatter(argument, broadcast=True, hash=False)
+                scattered = self._client.scatter(argument, broadcast=True, hash=False)
+                running.sent[id(argument)] = argument, scattered
         shared = [running.sent[id(argument)][1] for argument in task.shared]
         return self._client.submit(task.call, *shared, *task.arguments, pure=False)
 
@@ -178,7 +179,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         running: _Running,
         place: int,
         task: Task,
-        future: Future,
+        future: "Future[Any]",
         done: Callable[[Task, Any], None] | None,
     ) -> None:
         running.missing -= 1
