@@ -185,8 +185,8 @@ class CommitRecord:
             and (made.generation is None) == (made.manifest is None)
             and (made.generation is None or _is_hex(made.generation, ID_DIGITS))
             and all(d is None or _is_digest(d) for d in (made.manifest, made.previous, made.sources))
-            and isinstance(document["summary"], dict)
-            and isinstance(document["provenance"], dict)
+            and isinstance(document.get("summary"), dict)
+            and isinstance(document.get("provenance"), dict)
         )
         if not sound:
             raise ManifestCorrupt(f"{what}: a field is not what it should be", image=image)
