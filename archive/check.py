@@ -9,6 +9,7 @@ was looked at against what there is, so that a check of nothing cannot pass for 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from tilevault.archive.blobs import BlobStat, LocalBlobs, check_key
@@ -78,12 +79,12 @@ def check_image(image: "Image", depth: str, sample: float | None, seed: int) -> 
             findings += _object(image, entry, depth)
     expected = len(objects)
     if depth == "pixels" and described.info is not None and not _unreadable(findings):
-        tiles = [(role, at) for role, array in described.arrays.items() for at in array.grid.tile_indices()]
-        expected += len(tiles)
-        for role, at in tiles:
-            if _picked(chosen, sample):
-                checked += 1
-                findings += _tile(image, role, at)
+        for role, array in described.arrays.items():
+            expected += prod(array.grid.tiles)
+            for at in array.grid.tile_indices():
+                if _picked(chosen, sample):
+                    checked += 1
+                    findings += _tile(image, role, at)
     return CheckResult(image.id, depth, checked, expected, tuple(_once(findings)))
 
 
@@ -107,7 +108,7 @@ def _extra(image: "Image") -> Iterator[Finding]:
 def _object(image: "Image", entry: ManifestObject, depth: str) -> Iterator[Finding]:
     key = f"{image.prefix}/{entry.key}"
     try:
-        found = _look(image.blobs, check_key(key), depth)
+        found = _look(image.blobs, check_key(key), depth, entry.size)
         if depth != "exists" and found.size != entry.size:
             message = f"{entry.key} has {found.size} bytes instead of {entry.size}"
             yield from _places(image, entry, "size", message)
@@ -119,14 +120,12 @@ def _object(image: "Image", entry: ManifestObject, depth: str) -> Iterator[Findi
         yield Finding(image.id, "digest", entry.key, error.message)
 
 
-def _look(blobs: LocalBlobs, key: str, depth: str) -> BlobStat:
-    """What lies under a key, its digest only at a depth that asks for it."""
-    if depth in ("digest", "pixels"):
-        return blobs.digest(key)
+def _look(blobs: LocalBlobs, key: str, depth: str, expected: int) -> BlobStat:
+    """What lies under a key, its digest only at a depth that asks for it, and where the size is right."""
     size = blobs.size(key)
     if size is None:
         raise TileMissing(f"{key} is missing", object=key)
-    return BlobStat(size, "")
+    return blobs.digest(key) if depth in ("digest", "pixels") and size == expected else BlobStat(size, "")
 
 
 def _places(image: "Image", entry: ManifestObject, kind: str, message: str) -> Iterator[Finding]:

@@ -53,17 +53,16 @@ def info_to_json(info: ImageInfo) -> dict[str, Any]:
 def info_from_json(document: Mapping[str, Any]) -> ImageInfo:
     """The `ImageInfo` that was stored. Raises `ManifestCorrupt` or `LimitExceeded`."""
     try:
-        blocks = document["native_blocks"]
         info = ImageInfo(
-            shape=tuple(document["shape"]),
+            shape=tuple(_list(document["shape"])),
             dtype=np.dtype(_text(document["dtype"])),
-            axes=tuple(document["axes"]),
+            axes=tuple(_list(document["axes"])),
             kind=document["kind"],
             bits_stored=document["bits_stored"],
             nodata=document["nodata"],
             categorical=document["categorical"],
             has_mask=document["has_mask"],
-            native_blocks=None if blocks is None else tuple(blocks),
+            native_blocks=_tuple(document["native_blocks"]),
             attributes=_mapping(document["attributes"]),
         )
     except (KeyError, TypeError, ValueError, SyntaxError) as error:
@@ -222,10 +221,10 @@ class Description:
             made = cls(
                 info=None if info is None else info_from_json(info),
                 codec=None if codec is None else _codec_from_json(codec),
-                levels=tuple(fields.pop("levels")),
+                levels=tuple(_list(fields.pop("levels"))),
                 search=_mapping(fields.pop("search")),
                 layout=_mapping(fields.pop("layout")),
-                warnings=tuple(_text(warning) for warning in fields.pop("warnings")),
+                warnings=tuple(_text(warning) for warning in _list(fields.pop("warnings"))),
                 downsampling=fields.pop("downsampling"),
                 **edges,  # type: ignore[arg-type]  # unpacked by name: mypy sees one type for all
                 **{name: _text(value) for name, value in fields.items()},  # type: ignore[arg-type]  # likewise
@@ -277,8 +276,14 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value
 
 
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list, not {value!r:.100}")
+    return value
+
+
 def _tuple(value: Any) -> tuple[int, ...] | None:
-    return None if value is None else tuple(value)
+    return None if value is None else tuple(_list(value))
 
 
 def _codec_from_json(document: Any) -> TileCodec:

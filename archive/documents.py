@@ -12,9 +12,13 @@ from typing import Any
 
 from tilevault.codecs.errors import ManifestCorrupt
 
-__all__ = ["MAX_DOCUMENT", "canonical", "parse", "seal", "sha256_hex", "unseal"]
+__all__ = ["MAX_DOCUMENT", "canonical", "parse", "seal", "sha256_hex", "too_large", "unseal"]
 
-MAX_DOCUMENT = 1 << 30
+MAX_DOCUMENT = 1 << 28
+"""Bytes of a document at most."""
+MAX_CONTAINERS = 1 << 22
+MAX_VALUES = 1 << 24
+"""Lists and objects, and values in them: what is small as text can be large in memory."""
 MAX_DEPTH = 32
 _SEAL = "sha256"
 _FLOAT = "$float"
@@ -34,8 +38,8 @@ def canonical(document: Any) -> bytes:
 
 def parse(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> Any:
     """Read a JSON document: bounded size and depth, no duplicate keys, no NaN. Raises `ManifestCorrupt`."""
-    if len(data) > limit:
-        raise ManifestCorrupt(f"{what}: {len(data)} bytes, more than the {limit} allowed", object=what)
+    if excess := too_large(data, limit):
+        raise ManifestCorrupt(f"{what}: {excess}", object=what)
     try:
         document = json.loads(
             data.decode("utf-8", "surrogatepass"),
@@ -46,6 +50,15 @@ def parse(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> Any:
     except (ValueError, RecursionError) as error:
         raise ManifestCorrupt(f"{what}: not a sound JSON document: {error}", object=what) from error
     return document
+
+
+def too_large(data: bytes, limit: int = MAX_DOCUMENT) -> str | None:
+    """What is too much in a document, by counting bytes before anything is made of them; None if nothing."""
+    if len(data) > limit:
+        return f"{len(data)} bytes, more than the {limit} allowed"
+    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS or data.count(b",") > MAX_VALUES:
+        return f"more than {MAX_CONTAINERS} lists and objects or {MAX_VALUES} values"
+    return None
 
 
 def seal(document: dict[str, Any]) -> bytes:

@@ -23,7 +23,7 @@ import numpy as np
 from tilevault.archive import metadata
 from tilevault.archive.blobs import LocalBlobs
 from tilevault.archive.description import Description
-from tilevault.archive.documents import canonical, seal, sha256_hex, unseal
+from tilevault.archive.documents import canonical, seal, sha256_hex, too_large, unseal
 from tilevault.archive.formats import SourceFile
 from tilevault.archive.image import Window, Words, values
 from tilevault.archive.manifest import MAX_COMMIT, MAX_MANIFEST, CommitRecord, Manifest, ManifestObject
@@ -363,6 +363,8 @@ class Generation:
     ) -> Iterator[tuple[str, bytes]]:
         yield "source/image.json", canonical(self.description.to_json())
         listed = canonical([_file_json(file, pieces) for file, pieces in files])
+        if excess := too_large(listed):
+            raise LimitExceeded(f"the list of source files would have {excess}")
         yield "source/files.json.zst", compress(listed, SOURCE_LEVEL)
         if self.description.info is None:
             yield "zarr.json", group_document({"tilevault": {"kind": self.description.kind, "pixels": False}})

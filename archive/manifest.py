@@ -78,7 +78,8 @@ class ManifestObject:
             )
         except (KeyError, TypeError, AttributeError, UnsafeName) as error:
             raise ManifestCorrupt(f"manifest: not an object entry: {str(document)[:200]}") from error
-        if type(made.size) is not int or made.size < 0 or not _is_digest(made.sha256):
+        digests = (made.sha256, made.sha256 if made.inputs is None else made.inputs)
+        if type(made.size) is not int or made.size < 0 or not all(_is_digest(d) for d in digests):
             raise ManifestCorrupt(f"manifest: {made.key}: size or digest is not one")
         return made
 

@@ -8,7 +8,7 @@ version of zarr is installed, and a hostile document cannot make a reader alloca
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from math import ceil, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -122,9 +122,24 @@ class PlainArray:
             self.shape, self.dtype, self.chunks, codecs, fill_value, attributes, dimension_names
         )
 
-    def chunk_indices(self) -> Iterator[tuple[int, ...]]:
-        """Positions of all chunks, C order (a scalar has one)."""
-        return product(*(range(ceil(n / c)) for n, c in zip(self.shape, self.chunks, strict=True)))
+    def chunk_indices(self, within: Window | None = None) -> Iterator[tuple[int, ...]]:
+        """Positions of the chunks that ``within`` (default: all) meets, C order (a scalar has one)."""
+        return product(*self._chunk_ranges(within))
+
+    def chunk_count(self, within: Window | None = None) -> int:
+        """How many chunks ``within`` (default: all) meets."""
+        return prod(len(span) for span in self._chunk_ranges(within))
+
+    def _chunk_ranges(self, within: Window | None) -> list[range]:
+        within = within or Window((0,) * len(self.shape), self.shape)
+        bounds = zip(within.start, within.stop, self.chunks, strict=True)
+        return [range(a // c, -(-b // c)) if b > a else range(0) for a, b, c in bounds]
+
+    @property
+    def longest_chunk(self) -> int:
+        """Bytes of a chunk object at most: zstd makes what it cannot compress a little longer."""
+        raw = prod(self.chunks) * self.dtype.itemsize
+        return raw + raw // 128 + 1024
 
     def chunk_key(self, index: tuple[int, ...]) -> str:
         """Key of a chunk relative to the generation."""

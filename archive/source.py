@@ -4,10 +4,13 @@ Non-pixel bytes lie in compressed blocks under ``source/blocks``; ``source/files
 which pieces of which blocks they are, and holds what the format recorded to put the file together again.
 """
 
+import contextlib
+import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, cached_property, lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "StoredFrames"]
 
+BLOCKS = "source/blocks/"
+SLACK = 64 << 20
+"""Bytes by which what is kept of a file besides its pixels may be more than the file."""
+
 
 class Source:
     """The source files of one archived image."""
@@ -39,10 +46,8 @@ class Source:
     @cached_property
     def files(self) -> tuple[SourceFile, ...]:
         """Every file, in stacking order, sidecars last. Raises `ManifestCorrupt`."""
-        try:
+        with _sound(self._image, "files.json"):
             return tuple(_file(document) for document in self._documents)
-        except (KeyError, TypeError) as error:
-            raise ManifestCorrupt(f"image {self._image.id}: files.json: {error}") from error
 
     @property
     def layout(self) -> Mapping[str, Any]:
@@ -69,10 +74,15 @@ class Source:
 
     def verbatim(self, i: int) -> Iterator[bytes]:
         """The non-pixel bytes of file ``i`` (all bytes of a sidecar or object), in pieces of <= 4 MiB."""
-        for key, offset, length in self._documents[i]["pieces"]:
+        left = self.files[i].size + SLACK
+        with _sound(self._image, "files.json"):
+            pieces = [(key, offset, length) for key, offset, length in self._documents[i]["pieces"]]
+        for key, offset, length in pieces:
             block = self._block(key)
-            if not (type(offset) is type(length) is int and 0 <= offset <= offset + length <= len(block)):
+            inside = type(offset) is type(length) is int and 0 <= offset <= offset + length <= len(block)
+            if not inside or length > left:
                 raise ManifestCorrupt(f"image {self._image.id}: files.json points outside {key}")
+            left -= length
             yield block[offset : offset + length]
 
     def rebuild(self, i: int) -> Iterator[bytes]:
@@ -83,11 +93,13 @@ class Source:
         file = self.files[i]
         if file.format == "sidecar" or self._image.info is None:
             return self.verbatim(i)
-        module = formats()[self._image.description.format]
         if self._image.round_trip != "file-exact":
             raise InvalidRequest(f"{file.name}: is kept {self._image.round_trip}, not byte for byte")
-        rebuilt: Iterator[bytes] = module.rebuild(file, self.verbatim(i), StoredFrames(self._image, i))
-        return rebuilt
+        return self._rebuilt(file, i)
+
+    def _rebuilt(self, file: SourceFile, i: int) -> Iterator[bytes]:
+        with _sound(self._image, f"the record of {file.name}"):
+            yield from _module(self._image).rebuild(file, self.verbatim(i), StoredFrames(self._image, i))
 
     def whole_tiles(self, window: Window) -> Words:
         """Words of ``window``, from the tiles around it, which are kept: neighbours are asked for next.
@@ -126,15 +138,17 @@ class Source:
         )
         if 0 not in following.shape:
             reader = self._image.readers["data"]
-            self._ahead = following, read_ahead_pool().submit(reader.read, following)
+            self._ahead = following, _read_ahead_pool().submit(reader.read, following)
 
     @cached_property
     def _documents(self) -> list[Any]:
         return _listing(self._image.object("source/files.json.zst"))
 
-    def _block(self, key: str) -> bytes:
+    def _block(self, key: Any) -> bytes:
+        if not (isinstance(key, str) and key.startswith(BLOCKS)):
+            raise ManifestCorrupt(f"image {self._image.id}: files.json names no block: {key!r:.100}")
         if key not in self._blocks:
-            data = self._image.object(key)
+            data = self._image.object(key, limit=SOURCE_BLOCK + (1 << 16))
             self._blocks[key] = expand(data, _raw_size(data, key, SOURCE_BLOCK), key)
             if len(self._blocks) > 2:
                 self._blocks.popitem(last=False)
@@ -142,7 +156,7 @@ class Source:
 
 
 @cache
-def read_ahead_pool() -> ThreadPoolExecutor:
+def _read_ahead_pool() -> ThreadPoolExecutor:
     """Apart from the threads that decode tiles, which it waits for."""
     return ThreadPoolExecutor(2, thread_name_prefix="tilevault-ahead")
 
@@ -153,7 +167,7 @@ class StoredFrames:
     def __init__(self, image: "Image", file: int) -> None:
         self._image = image
         self._file = file
-        self._module = formats()[image.description.format]
+        self._module = _module(image)
 
     def read(self, window: Window) -> Words:
         """Words of a window of the image."""
@@ -187,6 +201,22 @@ class StoredFrames:
         return self._module.frame_position(self._image.source.image, self._file, frame)
 
 
+def _module(image: "Image") -> ModuleType:
+    found = formats().get(image.description.format)
+    if found is None:
+        raise ManifestCorrupt(f"image {image.id}: is of no known format {image.description.format!r:.100}")
+    return found
+
+
+@contextlib.contextmanager
+def _sound(image: "Image", what: str) -> Iterator[None]:
+    """What was recorded is read here; a record that makes no sense stumbles in many ways."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        raise ManifestCorrupt(f"image {image.id}: {what} makes no sense: {error!r:.200}") from error
+
+
 @lru_cache(maxsize=2)
 def _listing(data: bytes) -> list[Any]:
     """The document of each file. Many tasks read the same one after the other, and it can be long."""
@@ -207,8 +237,8 @@ def _raw_size(data: bytes, key: str, limit: int) -> int:
     return size
 
 
-def _file(document: Mapping[str, Any]) -> SourceFile:
-    return SourceFile(
+def _file(document: Any) -> SourceFile:
+    made = SourceFile(
         name=document["name"],
         path=None,
         size=document["size"],
@@ -218,3 +248,9 @@ def _file(document: Mapping[str, Any]) -> SourceFile:
         record=document["record"],
         warnings=tuple(document["warnings"]),
     )
+    texts = (made.name, made.sha256, made.format, *made.warnings)
+    if not all(isinstance(text, str) for text in texts) or type(made.size) is not int or made.size < 0:
+        raise ValueError(f"not a file: {made.name!r:.100}")
+    if not isinstance(made.record, Mapping):
+        raise ValueError(f"{made.name!r:.100} has no record")
+    return made

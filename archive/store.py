@@ -5,6 +5,7 @@ opens one committed generation through the chain commit -> manifest -> objects -
 values or with an error of ours, never with anything else.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from tilevault.archive.blobs import STAGING, LocalBlobs
 from tilevault.archive.check import CheckResult, check_image
 from tilevault.archive.description import Description
-from tilevault.archive.documents import parse, seal, sha256_hex, unseal
+from tilevault.archive.documents import MAX_DOCUMENT, parse, seal, sha256_hex, unseal
 from tilevault.archive.generation import bits_array, forget_receipts, table_arrays
 from tilevault.archive.grid import DECOMPOSITIONS, TileGrid
 from tilevault.archive.image import ImageInfo, Window, Words, window_of
@@ -424,26 +425,30 @@ class Image:
 
         return to_xarray(self, level, units)
 
-    def object(self, key: str) -> bytes:
-        """A whole stored object, checked against the manifest. Raises `TileMissing` or `TileCorrupt`."""
+    def object(self, key: str, limit: int = MAX_DOCUMENT) -> bytes:
+        """A whole stored object, checked against the manifest. Raises `TileMissing` or `TileCorrupt`.
+
+        One of more than ``limit`` bytes is not what it should be: `IntegrityError`.
+        """
         entry = self.manifest.by_key.get(key)
         if entry is None:
             raise TileMissing(f"image {self.id}: the manifest lists no {key}", image=self.id, object=key)
-        data = self.blobs.read(f"{self.prefix}/{key}")
+        data = self.blobs.read(f"{self.prefix}/{key}", limit=limit)
         if len(data) != entry.size or sha256_hex(data) != entry.sha256:
             raise TileCorrupt(f"image {self.id}: {key} does not match its digest", image=self.id, object=key)
         return data
 
     def plain(self, array: PlainArray, window: Window | None = None) -> Words:
-        """Checked read of a plain array."""
+        """Checked read of a plain array. Raises `LimitExceeded` for more than fits into memory."""
         window = window or Window((0,) * len(array.shape), array.shape)
-        out = np.empty(window.shape, array.dtype)
-        for index in array.chunk_indices():
+        if array.chunk_count(window) > len(self.manifest.objects):
+            raise ManifestCorrupt(f"image {self.id}: the manifest lists too few chunks of {array.path}")
+        with _within_memory(window):
+            out = np.empty(window.shape, array.dtype)
+        for index in array.chunk_indices(window):
             own = array.window(index)
             common = own.intersect(window)
-            if 0 in common.shape:
-                continue
-            chunk = array.decode_chunk(index, self.object(array.chunk_key(index)))
+            chunk = array.decode_chunk(index, self.object(array.chunk_key(index), array.longest_chunk))
             out[common.shift(window.start).slices] = chunk[common.shift(own.start).slices]
         return out
 
@@ -463,7 +468,8 @@ class Image:
     def _stored_or_made(self, role: str, window: Window, level: int) -> Words:
         if level and level in self.stored_levels:
             return self.plain(self.description.coarse(level, role), window)
-        return read_level(self.description, self.readers, role, window, level, self.threads)
+        with _within_memory(window):
+            return read_level(self.description, self.readers, role, window, level, self.threads)
 
     def _pixels(self) -> ImageInfo:
         if self.info is None:
@@ -479,7 +485,8 @@ class StoredWords:
 
     def __getitem__(self, key: Any) -> Words:
         window, index = window_of(key, self._image.shape)
-        return np.asarray(self._image.readers["data"].read(window, threads=self._image.threads)[index])
+        with _within_memory(window):
+            return np.asarray(self._image.readers["data"].read(window, threads=self._image.threads)[index])
 
 
 class Quality:
@@ -506,6 +513,14 @@ class Quality:
     def bits_per_sample(self) -> NDArray[np.float64]:
         """Coded bits per valid sample of each tile."""
         return self.bits / self.samples
+
+
+@contextlib.contextmanager
+def _within_memory(window: Window) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise LimitExceeded(f"a window of {window.shape} samples does not fit into memory") from error
 
 
 def _ids(names: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tilevault.archive import metadata
 from tilevault.archive.image import ImageInfo, window_of
-from tilevault.codecs.errors import InvalidRequest, UnsupportedSyntax
+from tilevault.codecs.errors import InvalidRequest, ManifestCorrupt, UnsupportedSyntax
 
 if TYPE_CHECKING:
     from tilevault.archive.store import Image
@@ -38,12 +38,14 @@ def to_xarray(image: "Image", level: int, units: str | None) -> Any:
             )
 
     lazy = indexing.LazilyIndexedArray(Lazy())
-    coords = _coordinates(image, info, level)
     attributes = {"tilevault_image": image.id, "tilevault_generation": image.generation}
-    array = xarray.DataArray(
-        xarray.Variable(info.axes, lazy), coords=coords, name=image.description.name, attrs=attributes
-    )
-    return array if units is None else _rescaled(array, info, units)
+    try:
+        coords = _coordinates(image, info, level)
+        variable = xarray.Variable(info.axes, lazy)
+        array = xarray.DataArray(variable, coords=coords, name=image.description.name, attrs=attributes)
+        return array if units is None else _rescaled(array, info, units)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ManifestCorrupt(f"image {image.id}: its coordinates make no sense: {error}") from error
 
 
 def _basic(image: "Image", level: int, key: tuple[Any, ...]) -> Any:
