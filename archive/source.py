@@ -197,8 +197,13 @@ class StoredFrames:
         index = tuple(i // n for i, n in zip(position, array.grid.tile, strict=True))
         return self._image.readers["data"].tile_bytes(index, 1)
 
-    def _position(self, frame: int) -> Any:
-        return self._module.frame_position(self._image.source.image, self._file, frame)
+    def _position(self, frame: int) -> tuple[int, ...]:
+        """Index of a frame along the axes that are not its own."""
+        info = self._image.info
+        position: tuple[int, ...] = self._module.frame_position(self._image.source.image, self._file, frame)
+        if info is None or len(position) != sum(name not in ("c", "y", "x") for name in info.axes):
+            raise ManifestCorrupt(f"image {self._image.id}: its layout is not that of its axes")
+        return position
 
 
 def _module(image: "Image") -> ModuleType:
