@@ -37,6 +37,8 @@ _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}(?:/[a-z0-9][a-z0-9._-]{0,127}){0,
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _COPY = 1 << 20
+REMOVALS = 5
+"""How often a folder is emptied in which another process still writes."""
 MAX_NOTE = 64 << 20
 """Bytes of a note in the staging area at most."""
 
@@ -169,14 +171,19 @@ class LocalBlobs:
         return [path.name for path, is_folder in _below(self._tree(prefix)) if not is_folder]
 
     def remove_tree(self, prefix: str) -> None:
-        """Delete every object below ``prefix`` (never follows a link). Another process may be at it too."""
+        """Delete every object below ``prefix`` (never follows a link). Another process may be at it too.
+
+        Raises `StoreUnavailable` if somebody keeps writing there.
+        """
         top = self._tree(check_key(prefix))
         if top is None:
             return
+        for _ in range(REMOVALS - 1):
+            with contextlib.suppress(StoreUnavailable), _translated(prefix):
+                _remove(top)
+                return
         with _translated(prefix):
-            for path, is_folder in reversed([(top, True), *_walk(top)]):
-                with contextlib.suppress(FileNotFoundError):
-                    path.rmdir() if is_folder else path.unlink()
+            _remove(top)
 
     def remove_empty(self, prefix: str) -> None:
         """Delete a folder, if it is there and nothing is in it."""
@@ -338,6 +345,12 @@ def _below(folder: Path | None) -> list[tuple[Path, bool]]:
             return sorted((Path(e.path), e.is_dir(follow_symlinks=False)) for e in entries)
     except TileMissing:
         return []
+
+
+def _remove(top: Path) -> None:
+    for path, is_folder in reversed([(top, True), *_walk(top)]):
+        with contextlib.suppress(FileNotFoundError):
+            path.rmdir() if is_folder else path.unlink()
 
 
 def _walk(top: Path) -> Iterator[tuple[Path, bool]]:

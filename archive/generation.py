@@ -351,6 +351,12 @@ class Generation:
             written = self.blobs.replace(full, pieces)
         return ManifestObject(key, written.size, written.sha256, inputs)
 
+    def abandon(self) -> None:
+        """Remove what was written, unless a commit names it: another run committed the image first."""
+        if not self._is_committed():
+            self.blobs.remove_tree(self.prefix)
+            self.forget_receipts()
+
     def _is_committed(self) -> bool:
         folder = f"commits/{self.description.image}"
         return any(

@@ -1,6 +1,7 @@
 """An archived image as an `xarray.DataArray` that reads, checked, when it is used."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,8 +81,15 @@ def _rescaled(array: Any, info: ImageInfo, units: str) -> Any:
         raise InvalidRequest(f"the image is not rescalable to {units!r}; its unit is {known}")
     slope, intercept = rescale["slope"], rescale["intercept"]
     if isinstance(slope, list):
-        lead = array.dims[0]
-        slope, intercept = (array[lead].copy(data=np.asarray(v)) for v in (slope, intercept))
+        slope, intercept = (_along_stack(array, info, each) for each in (slope, intercept))
     rescaled = array * slope + intercept
     rescaled.attrs = {**array.attrs, "units": units}
     return rescaled
+
+
+def _along_stack(array: Any, info: ImageInfo, each: list[float]) -> Any:
+    """One number per stacked position (C order), or per z where every t has the same."""
+    names = [name for name in info.axes if name not in ("c", "y", "x")]
+    if len(each) != prod(array.sizes[name] for name in names):
+        names = ["z"]
+    return type(array)(np.reshape(each, [array.sizes[name] for name in names]), dims=names)

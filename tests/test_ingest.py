@@ -207,6 +207,42 @@ def test_two_adds_at_once_both_end_well_and_store_nothing_twice(series, tmp_path
     assert problems(archive) == []
 
 
+def test_copies_are_kept_once_and_said_so(tmp_path):
+    for name in ("a/1.tif", "b/1.tif", "b/2.tif"):
+        write_tiff(tmp_path / "in" / name, noise((1, 64, 64)))
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "a")
+    result = add([tmp_path / "in"], tmp_path / "archive")
+    assert [(i.name, i.status) for i in result.images] == [("a/1.tif", "added")]
+    assert sorted((f.source, f.status, f.code) for f in result.files) == [
+        ("b/1.tif", "skipped", "Copy"),
+        ("b/2.tif", "skipped", "Copy"),
+        ("link", "skipped", "NotRecognized"),
+    ]
+    assert result.totals["exit_code"] == 0
+    assert problems(tmp_path / "archive") == []
+
+
+def test_two_adds_of_one_file_under_other_names_leave_no_second_generation(tmp_path, monkeypatch):
+    monkeypatch.setattr(ingest, "SMALL_IMAGE", 0)
+    first = write_tiff(tmp_path / "first" / "a.tif", noise((1, 64, 64)), compress="lzw")
+    second = tmp_path / "second" / "b.tif"
+    second.parent.mkdir()
+    shutil.copy(first, second)
+    real, archive = ingest._choose_packing, tmp_path / "archive"
+
+    def meanwhile(order):
+        if not list(Archive.open(archive)) and order.image.sources[0].name == "a.tif":
+            assert start(second.parent, archive).wait(120) == 0
+        return real(order)
+
+    monkeypatch.setattr(ingest, "_choose_packing", meanwhile)
+    result = add([first.parent], archive)
+    assert [(i.name, i.status) for i in result.images] == [("a.tif", "present")]
+    assert problems(archive) == []
+    (name,) = Archive.open(archive)
+    assert len(list((archive / "images" / name).iterdir())) == 1
+
+
 def kill_during_add(source: Path, archive: Path, seconds: float) -> None:
     process = start(source, archive)
     try:

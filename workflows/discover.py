@@ -51,7 +51,9 @@ def find_files(sources: Sequence[str | os.PathLike[str]], archive: Path) -> Iter
 def _below(top: Path, archive: Path) -> Iterator[Found]:
     for folder, folders, files in os.walk(top):
         folders[:] = sorted(name for name in folders if Path(folder, name).absolute() != archive)
-        for name in sorted(files):
+        # A link to a folder is reported, not followed: it may lead anywhere, and round in a circle.
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for name in sorted([*files, *links]):
             path = Path(folder, name)
             yield Found(os.fspath(path.absolute()), path.relative_to(top).as_posix())
 
@@ -65,7 +67,8 @@ def _scan(found: Found) -> list[SourceFile] | FileResult:
     path = Path(found.path)
     try:
         if not path.is_file():
-            raise NotRecognized(f"{found.name}: is not a regular file")
+            kind = "a link to a folder, which is not followed" if path.is_dir() else "not a regular file"
+            raise NotRecognized(f"{found.name}: is {kind}")
         with path.open("rb") as stream:
             head = stream.read(HEAD_BYTES)
     except NotRecognized as error:

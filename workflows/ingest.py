@@ -143,7 +143,8 @@ def add(
         files, others = _scan_all(cluster, list(find_files(sources, path)), tally)
         files, known = _without_conflicts(files, opened)
         images, refused = _assemble(files)
-        others += known + refused
+        images, copies = _distinct(images)
+        others += known + refused + copies
         tally.bytes_total = sum(_bytes_source(image) for image in images)
         orders = [_Order(os.fspath(path.absolute()), image, tile, _provenance(tile)) for image in images]
         if dry_run:
@@ -177,6 +178,19 @@ class _Tally:
                 message,
             )
         )
+
+
+def _distinct(images: Sequence[SourceImage]) -> tuple[list[SourceImage], list[FileResult]]:
+    """Images that differ; files with the same bytes as another are one image, under the first name."""
+    first: dict[str, SourceImage] = {}
+    copies = []
+    for image in images:
+        kept = first.setdefault(image_id(image.kind, image.key), image)
+        if kept is not image:
+            name, other = image.sources[0].name, kept.sources[0].name
+            reason = f"{name}: the same bytes as {other}; kept once"
+            copies.append(FileResult(name, "skipped", "Copy", reason))
+    return list(first.values()), copies
 
 
 def _scan_all(
@@ -572,13 +586,18 @@ def _commit(
     objects: Sequence[ManifestObject],
     previous: CommitRecord | None,
 ) -> CommitRecord:
-    record = generation.commit(
-        objects,
-        source_set(file.sha256 for file in order.image.sources),
-        _listing(order, generation.description),
-        order.provenance,
-        previous,
-    )
+    try:
+        record = generation.commit(
+            objects,
+            source_set(file.sha256 for file in order.image.sources),
+            _listing(order, generation.description),
+            order.provenance,
+            previous,
+        )
+    except Conflict:
+        # The same files under other names are another generation, which would be taken for a lost commit.
+        generation.abandon()
+        raise
     generation.forget_receipts()
     return record
 
