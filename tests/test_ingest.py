@@ -207,6 +207,19 @@ def test_two_adds_at_once_both_end_well_and_store_nothing_twice(series, tmp_path
     assert problems(archive) == []
 
 
+def test_a_hung_process_elsewhere_holds_up_nobody(tmp_path):
+    import fcntl
+    import tempfile
+
+    # What Dask locks by default, for all processes of the machine.
+    shared = Path(tempfile.gettempdir()) / "dask-scratch-space"
+    shared.mkdir(exist_ok=True)
+    write_tiff(tmp_path / "in" / "a.tif", noise((1, 64, 64)))
+    with (shared / "global.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert start(tmp_path / "in", tmp_path / "archive").wait(60) == 0
+
+
 def test_copies_are_kept_once_and_said_so(tmp_path):
     for name in ("a/1.tif", "b/1.tif", "b/2.tif"):
         write_tiff(tmp_path / "in" / name, noise((1, 64, 64)))
@@ -349,9 +362,16 @@ def test_sources_are_never_touched(series, tmp_path):
 
 
 def test_workers_in_other_processes_do_the_same(series, tmp_path):
+    import dask
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    own = {"temporary-directory": str(tmp_path / "scratch")}
+    with (
+        dask.config.set(own),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+    ):
         result = add([series[0]], tmp_path / "archive", scheduler=cluster.scheduler_address)
     assert [i.status for i in result.images] == ["added"]
     assert rebuilt(tmp_path / "archive") == {p.name: sha256(p) for p in series[1]}

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -82,8 +83,10 @@ class Cluster(AbstractContextManager["Cluster"]):
         self._local: LocalCluster | None = None
         if workers is not None and workers < 1:
             raise InvalidRequest(f"workers must be at least 1, not {workers}")
+        self._scratch: TemporaryDirectory[str] | None = None
         if scheduler is None:
-            self._local = _threads_of_this_process(workers or os.cpu_count() or 1)
+            self._scratch = TemporaryDirectory(prefix="tilevault-", ignore_cleanup_errors=True)
+            self._local = _threads_of_this_process(workers or os.cpu_count() or 1, self._scratch.name)
         try:
             self._client = Client(self._local or _safe_address(scheduler or ""), set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -96,6 +99,8 @@ class Cluster(AbstractContextManager["Cluster"]):
         self._client.close()
         if self._local is not None:
             self._local.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     @property
     def threads(self) -> int:
@@ -202,10 +207,16 @@ def _drop(running: _Running, waiting: deque[tuple[_Running, int, Task]]) -> None
     waiting.extend(kept)
 
 
-def _threads_of_this_process(threads: int) -> LocalCluster:
-    # Dask keeps its last messages, and with them the arguments of tasks that ended long ago, to debug itself.
-    with dask.config.set({"distributed.admin.low-level-log-length": 0}):
+def _threads_of_this_process(threads: int, scratch: str) -> LocalCluster:
+    settings = {
+        # Dask keeps its last messages, and with them the arguments of tasks that ended long ago.
+        "distributed.admin.low-level-log-length": 0,
+        # By default all Dask processes share a folder with one lock: one that hangs would hold up all.
+        "temporary-directory": scratch,
+    }
+    with dask.config.set(settings):
         return LocalCluster(
+            local_directory=scratch,
             n_workers=1,
             threads_per_worker=threads,
             processes=False,
