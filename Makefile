@@ -6,6 +6,7 @@
 #   make sanitize   the native core's own tests under address and undefined-behaviour sanitizers
 #   make package    build the wheel and use it from an empty environment with only what it declares
 #   make soak       the long-running tests         make bench   the benchmarks
+#   make bench-lossless   size and speed of the lossless tiles against the codecs of the field, on real images
 #   make clean      remove everything that the above made
 #
 # The package is installed in editable redirect mode: Python edits are live, and the stamp files
@@ -32,10 +33,10 @@ export PYTHONNOUSERSITE := 1
 NATIVE := $(shell find codecs/native -type f -name '*.[hc]pp' 2>/dev/null)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(NATIVE)
 
-.PHONY: demo test lint types sanitize package soak bench clean help
+.PHONY: demo test lint types sanitize package soak bench bench-lossless clean help
 
 help:
-	@sed -n '3,9s/^# *//p' Makefile
+	@sed -n '3,10s/^# *//p' Makefile
 
 $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo 'Python 3.11 or newer (with venv) is needed; name one: make PYTHON=...' >&2; exit 1; }
@@ -79,6 +80,11 @@ soak: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@for b in $(sort $(wildcard tests/benchmarks/bench_*.py)); do echo "== $$b"; $(BIN)/python $$b $(ARGS); done
+
+# The images are public but not ours to ship: TILEVAULT_DATA=folder, or ../shared/data. ARGS=--quick for a first look.
+bench-lossless: $(VENV)/.test
+	@$(PIP) matplotlib
+	$(BIN)/python tests/benchmarks/bench_lossless.py --out build/bench $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

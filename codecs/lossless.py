@@ -1,8 +1,8 @@
 """LosslessCodec: tiles of any pixel type to bytes and back, exactly, at any resolution from a prefix.
 
-Integers of 8, 16 and 32 bit and float32 go through the native core: reversible 5/3 wavelet, contexts from
-the neighbourhood, Huffman codes. All other types go through Zstandard inside the same frame. The frame is
-specified to the bit in ``docs/format.md``, section 2.
+Integers of 8, 16 and 32 bit and float32 go through the native core: the reversible 5/3 wavelet, or, where
+size is preferred to resolutions, fitted prediction. All other types go through Zstandard inside the same
+frame. The frame is specified to the bit in ``docs/format.md``, section 2.
 """
 
 import math
@@ -17,7 +17,7 @@ from tilevault.codecs import _native
 from tilevault.codecs.base import TileCodec
 from tilevault.codecs.errors import InvalidRequest, TileCorrupt
 
-__all__ = ["LosslessCodec"]
+__all__ = ["PREFERENCES", "LosslessCodec"]
 
 MAX_DECOMPOSITIONS = 15
 """Four bits of the frame; 5 serves tiles of 512 x 512."""
@@ -26,6 +26,10 @@ MAX_SAMPLES = (1 << 31) - 1
 MAX_BYTES = 8 << 30
 """Of one tile's chunk: more is no tile but a mistake."""
 ZSTD_LEVEL = 3
+
+PREFERENCES = ("resolution", "size")
+"""What an encoder may aim at."""
+ENTROPY_CODERS = ("ans", "huffman")
 
 _TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "b1", "u8", "i8", "f2", "f8", "c8", "c16")
 _CODES = {np.dtype(name).newbyteorder("<").str: code for code, name in enumerate(_TYPES)}
@@ -44,6 +48,14 @@ class LosslessCodec(TileCodec):
     """Histogram packing permitted: smaller for values with gaps, but ``reduce`` then picks even positions
     of the full tile instead of a low band. False where reduced tiles must be low bands of the values."""
 
+    prefer: str = "resolution"
+    """``resolution``: wavelet, a tile's first bytes give it at lower resolutions. ``size``: prediction; it is
+    smaller, and any resolution needs the whole tile. Decoders take both."""
+
+    entropy: str = "ans"
+    """How a wavelet tile's tokens become bits: ``ans`` (rANS) or ``huffman`` (Huffman codes over groups of
+    tokens: for comparison, and for small tiles, whose tables it writes shorter). Decoders take both."""
+
     codec_name: ClassVar[str] = "tilevault.lossless"
 
     def __post_init__(self) -> None:
@@ -53,6 +65,10 @@ class LosslessCodec(TileCodec):
             )
         if type(self.pack) is not bool:
             raise InvalidRequest(f"pack is true or false, not {self.pack!r:.50}")
+        if self.prefer not in PREFERENCES:
+            raise InvalidRequest(f"prefer is one of {', '.join(PREFERENCES)}, not {self.prefer!r:.50}")
+        if self.entropy not in ENTROPY_CODERS:
+            raise InvalidRequest(f"entropy is one of {', '.join(ENTROPY_CODERS)}, not {self.entropy!r:.50}")
 
     @property
     def resolutions(self) -> int:
@@ -66,7 +82,8 @@ class LosslessCodec(TileCodec):
         samples = np.ascontiguousarray(tile, dtype=tile.dtype.newbyteorder("<"))
         raw = samples.reshape(-1).view(np.uint8)
         if code < NATIVE_TYPES:
-            return bytes(_native.encode(raw, code, tile.shape, self.decompositions, self.pack))
+            size, huffman = self.prefer == "size", self.entropy == "huffman"
+            return bytes(_native.encode(raw, code, tile.shape, self.decompositions, self.pack, size, huffman))
         return _encode_other(raw, code, tile.shape, samples.itemsize)
 
     def decode_tile(

@@ -61,7 +61,9 @@ def golden():
     from tilevault.codecs import LosslessCodec
 
     plain, pixels = LosslessCodec(), LosslessCodec(pack=False)
+    size, small = LosslessCodec(pack=False, prefer="size"), LosslessCodec(prefer="size")
     grey = make("walk", (1, 48, 48), "u1")
+    walk = make("walk", (130, 24), "i2")
     return {
         "constant": (plain, make("constant", (1, 30, 40), "i2")),
         "raw": (plain, make("noise", (9, 11), "u2")),
@@ -78,8 +80,69 @@ def golden():
         "stack-u16": (pixels, make("walk", (5, 24, 20), "u2")),
         "rank-5": (pixels, make("ramp", (2, 1, 3, 18, 22), "i2")),
         "one-level": (LosslessCodec(1, False), make("walk", (20, 50), "u1")),
+        "smooth-u16": (pixels, smooth(216, 208)),
+        "bands-i16": (pixels, bands()),
+        "huffman-u16": (LosslessCodec(pack=False, entropy="huffman"), make("twelve", (64, 96), "u2")),
+        "huffman-i8": (LosslessCodec(pack=False, entropy="huffman"), make("sparse", (90, 90), "i1")),
+        "planes-u16": (plain, _stack("u2")),
+        "planes-f32": (plain, _stack("f4")),
+        "planes-u8": (plain, _own_values()),
+        "predicted-u16": (size, make("twelve", (140, 48), "u2")),
+        "predicted-i8": (size, make("walk", (20, 33), "i1")),
+        "predicted-stack-i16": (size, np.stack([walk, walk // 2 + 40, walk[::-1]])),
+        "predicted-colour-u8": (small, np.concatenate([grey, grey + 9, grey ^ 1])),
+        "predicted-packed-u16": (small, make("gaps", (64, 64), "u2")),
+        "predicted-f32": (size, make("walk", (40, 40), "f4")),
+        "predicted-u32": (size, make("walk", (130, 21), "u4") * np.uint32(999_999)),
+        "clusters-i16": (small, scaled((52, 60))),
         "zstd-f64": (plain, make("ramp", (20, 30), "f8")),
     }
+
+
+def scaled(shape, dtype="i2", factor=44.7):
+    """A few integers times about ``factor``, which drifts a little over the image; nodata in a corner."""
+    steps = make("walk", shape, "i8", 5) // 5 % 8 + 24
+    y, x = np.arange(shape[-2])[:, None], np.arange(shape[-1])
+    drift = 1 + (x + y) / (x + y).max() / 7 / factor
+    tile = np.rint(steps * factor * drift).astype(dtype)
+    tile[..., x + y < shape[-1] // 8] = 0
+    return tile
+
+
+def smooth(height, width):
+    """Noise without its high frequencies: what fitted prediction is for."""
+    image = make("noise", (height + 9, width + 9), "u2").astype(np.int64) % 4096
+    for _ in range(3):
+        image = (image[:-3] + image[1:-2] + image[2:-1] + image[3:]) // 4
+        image = (image[:, :-3] + image[:, 1:-2] + image[:, 2:-1] + image[:, 3:]) // 4
+    return image.astype("u2")
+
+
+def bands():
+    """Bands of one scene, each like one or two before it."""
+    first, second = smooth(60, 64).astype(np.int64), make("walk", (60, 64), "i4")
+    third = (3 * first - 5 * second) // 4 + make("noise", (60, 64), "u1") % 4
+    return np.stack([first, second, third, first // 3 - 700]).astype("i2")
+
+
+def _stack(dtype):
+    """Bands upsampled by repetition, one of them irregularly; floats cross zero and are absent in places."""
+    fine = make("twelve", (30, 28), dtype)
+    double = np.repeat(np.repeat(make("walk", (16, 15), dtype), 2, 0), 2, 1)[1:31, :28]
+    coarse = np.repeat(np.repeat(make("walk", (7, 7), dtype, 5), 6, 0), 6, 1)[4:34, 2:30]
+    rows = np.cumsum(make("gaps", (30, 1), "u1")[:, 0] > 60)
+    irregular = make("noise", (31, 28), "u2").astype(dtype)[rows]
+    stack = np.stack([fine, double, coarse, irregular, np.full_like(fine, 7)])
+    if stack.dtype.kind == "f":
+        stack[0] = stack[0] * -2.5
+        stack[0, 3:9, 3:20] = 1e30
+    return stack
+
+
+def _own_values():
+    """Each plane has values that the others have not."""
+    rough = make("walk", (128, 128), "i8") + make("noise", (128, 128), "i8") % 8
+    return np.stack([(rough % 32) * 8 + 3, (rough % 200) + 20, 255 - (rough % 16) * 16]).astype("u1")
 
 
 def write_missing():

@@ -11,13 +11,6 @@ import numpy as np
 
 TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f4"]
 RANGES = {"u1": (0, 255), "i1": (-128, 127), "u2": (0, 65535), "i2": (-32768, 32767)}
-#          a   b  c  d   e  f  g  i  j
-WEIGHTS = [
-    (26, 10, 4, 2, 0, 0, 0, 0, 0),
-    (22, 9, 4, 4, 14, 0, 0, 0, 0),
-    (12, 6, 2, 2, 10, 5, 5, 0, 0),
-    (10, 6, 3, 3, 3, 6, 2, 7, 2),
-]
 LL, HL, LH, HH = range(4)
 
 
@@ -146,15 +139,22 @@ def read_lengths(bits, meta, size, digits):
     return [0 if n == 13 else n for n in out]
 
 
-def read_tables(bits):
+def read_map(bits):
     mapping, known = [], 0
     while len(mapping) < 180:
         if bits.field(1):
             table, known = known, known + 1
         else:
             table = bits.field(6)
+            assert table < known
         mapping += [table] * bits.gamma()
     assert len(mapping) == 180
+    assert known <= 64
+    return mapping, known
+
+
+def read_tables(bits):
+    mapping, known = read_map(bits)
     tables = []
     for _ in range(known):
         t = Table(bits.field(2))
@@ -173,80 +173,6 @@ def read_tables(bits):
             digits = t.digits if i == 0 else 0
             t.codes.append(canonical(read_lengths(bits, meta, size, digits)))
     return mapping, tables
-
-
-# --- 2.5, 2.6 coefficients -----------------------------------------------------------------------------
-
-
-def magnitude(bands, key, y, x, width):
-    band = bands.get(key)
-    if band is None or y < 0 or x < 0 or x >= width or y >= len(band) or x >= len(band[y]):
-        return 0
-    return min(abs(band[y][x]), 32767)
-
-
-def context(bands, plane, d, kind, y, x, width):
-    a, b, c, dd, e, f, g, i, j = WEIGHTS[kind]
-
-    def m(yy, xx, k=kind, p=plane, depth=d):
-        return magnitude(bands, (p, depth, k), yy, xx, width)
-
-    energy = a * m(y - 1, x) + b * (m(y - 1, x - 1) + m(y - 1, x + 1))
-    energy += c * m(y - 2, x) + dd * (m(y - 1, x - 2) + m(y - 1, x + 2)) + 8 * m(y, x, p=plane - 1)
-    if kind != LL:
-        energy += e * magnitude(bands, (plane, d + 1, kind), y >> 1, x >> 1, width)
-    energy += f * m(y, x, HL) + g * (m(y, x - 1, HL) + m(y, x + 1, HL) + m(y + 1, x, HL))
-    energy += i * m(y, x, LH) + j * (m(y, x - 1, LH) + m(y, x + 1, LH) + m(y + 1, x, LH))
-    if energy == 0:
-        return 45 * kind
-    k = log2(energy)
-    return 45 * kind + 2 * k + 1 + (2 * energy >= 3 << k)
-
-
-def band_shape(height, width, d, kind):
-    if kind == LL:
-        return -(-height >> d), -(-width >> d)
-    h, w = -(-height >> d - 1), -(-width >> d - 1)
-    return (h // 2 if kind in (LH, HH) else -(-h // 2)), (w // 2 if kind in (HL, HH) else -(-w // 2))
-
-
-def read_segments(segments, planes, height, width, levels):
-    """(plane, decomposition, kind) -> rows of coded words."""
-    bands = {}
-    for s, data in enumerate(segments):
-        bits = Bits(data)
-        if s == 0:
-            mapping, tables = read_tables(bits)
-        for t in tables:
-            t.queue, t.run = [], None
-        d = levels - max(s - 1, 0)
-        for plane in range(planes):
-            for kind in (LL,) if s == 0 else (HL, LH, HH):
-                rows, columns = band_shape(height, width, d, kind)
-                band = bands[plane, d, kind] = []
-                for y in range(rows if columns else 0):
-                    contexts = [context(bands, plane, d, kind, y, x, columns) for x in range(columns)]
-                    row = []
-                    for c in contexts:
-                        z = hybrid(bits, tables[mapping[c]].token(bits))
-                        row.append(z // 2 if z % 2 == 0 else -(z + 1) // 2)
-                    band.append(row)
-        assert bits.value >> bits.at == 0, "fill bits"
-        assert bits.size - bits.at < 8, "bytes follow"
-    return bands
-
-
-def restore_ll(rows):
-    for y, row in enumerate(rows):
-        for x, v in enumerate(row):
-            if y == 0:
-                p = row[x - 1] if x else 0
-            elif x == 0:
-                p = rows[y - 1][0]
-            else:
-                w, n, nw = row[x - 1], rows[y - 1][x], rows[y - 1][x - 1]
-                p = min(w, n) if nw >= max(w, n) else max(w, n) if nw <= min(w, n) else word(w + n - nw)
-            row[x] = word(v + p)
 
 
 # --- 2.4 wavelet -----------------------------------------------------------------------------------------
@@ -336,6 +262,11 @@ def to_sample_array(name, words, base, clamp):
 
 
 def read_values(name, data, at):
+    values, _, at = read_values_and_keys(name, data, at)
+    return values, at
+
+
+def read_values_and_keys(name, data, at):
     bits = Bits(data[at:])
     n, k, key = bits.field(16) + 1, bits.field(5), bits.field(32)
     keys = [key]
@@ -352,7 +283,7 @@ def read_values(name, data, at):
         values = (np.array(keys, np.int64) - 32768).astype("<" + name)
     else:
         values = np.array([rank_to_bits(name, key) for key in keys], "<u4").view("<" + name)
-    return values, at
+    return values, keys, at
 
 
 def decode(data, shape, dtype, reduce=0, decompositions=5):
@@ -375,6 +306,12 @@ def decode(data, shape, dtype, reduce=0, decompositions=5):
             tile = reduce_raw(name, tile.reshape(planes, height, width), reduce).reshape(
                 *lead, -(-height // step), -(-width // step)
             )
+    elif data[0] == 5:
+        tile = decode_planes(data, at, name, (lead, planes, height, width), reduce, decompositions)
+    elif data[0] == 4:
+        tile = decode_predictor(data, at, name, (lead, planes, height, width), reduce)
+    elif data[0] == 6:
+        tile = decode_clusters(data, at, name, (lead, planes, height, width), reduce, decompositions)
     else:
         assert data[0] == 3
         tile = decode_wavelet(data, at, name, (lead, planes, height, width), reduce, decompositions)
@@ -395,6 +332,8 @@ def reduce_raw(name, tile, k):
 
 
 def decode_wavelet(data, at, name, size, reduce, decompositions):
+    from wavelet_twin import low_bands, triples  # they are built on this module
+
     lead, planes, height, width = size
     flags = data[at]
     at += 1
@@ -414,34 +353,165 @@ def decode_wavelet(data, at, name, size, reduce, decompositions):
     for n in [*lengths, len(data)][: levels + 1 - skip]:
         segments.append(data[at : at + n])
         at += n
-    bands = read_segments(segments, planes, height, width, levels)
-    for plane in range(planes):
-        restore_ll(bands[plane, levels, LL])
-    if colour:
-        undo_colour(bands, lead, axis)
-    out = []
-    for plane in range(planes):
-        ll = bands[plane, levels, LL]
-        for d in range(levels, skip, -1):
-            ll = synthesise(ll, *(bands[plane, d, kind] for kind in (HL, LH, HH)))
-        out.append(ll)
+    out = low_bands(segments, planes, height, width, levels, triples(lead, axis) if colour else [])
     if packed:
         return values[np.array(out)].reshape(*lead, height, width)[..., :: 2**reduce, :: 2**reduce]
     tile = to_sample_array(name, out, base, reduce > 0)
     return tile.reshape(*lead, *tile.shape[1:])
 
 
-def undo_colour(bands, lead, axis):
-    index = np.arange(prod(lead)).reshape(lead)
-    first, second, third = (np.take(index, i, axis).reshape(-1) for i in range(3))
-    depths = {(d, kind) for _, d, kind in bands}
-    for p, q, r in zip(first, second, third, strict=True):
-        for d, kind in depths:
-            a, b, c = (bands[int(i), d, kind] for i in (p, q, r))
-            for y, row in enumerate(a):
-                for x in range(len(row)):
-                    luma, co, cg = a[y][x], b[y][x], c[y][x]
-                    t = word(luma - (cg >> 1))
-                    green = word(cg + t)
-                    blue = word(t - (co >> 1))
-                    a[y][x], b[y][x], c[y][x] = word(blue + co), green, blue
+def decode_predictor(data, at, name, size, reduce):
+    from predictor_twin import decode_words  # they are built on this module
+    from wavelet_twin import triples, undo_colour
+
+    lead, planes, height, width = size
+    flags, at = data[at], at + 1
+    packed, colour, axis = flags >> 4 & 1, flags >> 5 & 1, flags >> 6
+    assert flags & 15 == 0
+    assert colour or not axis
+    base, values = 0, None
+    if packed:
+        values, at = read_values(name, data, at)
+    elif name not in RANGES:
+        base, at = int.from_bytes(data[at : at + 4], "little"), at + 4
+    out = decode_words(data[at:], planes, height, width)
+    if colour:
+        undo_colour(out, triples(lead, axis))
+    if packed:
+        return values[np.array(out)].reshape(*lead, height, width)[..., :: 2**reduce, :: 2**reduce]
+    tile = to_sample_array(name, [low_band(plane, reduce) for plane in out], base, reduce > 0)
+    return tile.reshape(*lead, *tile.shape[1:])
+
+
+# --- 2.14 planes ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class PlaneMap:
+    rows: list  # where each row of the tile comes from
+    columns: list
+    values: object = None  # list of values
+    gaps: list = field(default_factory=list)  # (below, length)
+
+    def inner(self, name):
+        if self.gaps:
+            return "u4"
+        return name if self.values is None else "u1" if name[1] == "1" else "u2"
+
+    def sample(self, name, v):
+        if self.values is not None:
+            return self.values[v]
+        key = int(v)
+        for below, length in self.gaps:
+            key += length if key > below else 0
+        assert key < 2**32
+        return np.array(rank_to_bits(name, key), "<u4").view("<" + name)
+
+
+def read_runs(data, at, extent):
+    period, at = varint(data, at)
+    if period:
+        first, at = varint(data, at)
+        assert 1 <= first <= period <= extent
+        assert period >= 2
+        return [0 if i < first else (i - first) // period + 1 for i in range(extent)], at
+    bits = Bits(data[at : at + (extent + 6) // 8])
+    runs = [0]
+    for _ in range(extent - 1):
+        runs.append(runs[-1] + bits.field(1))
+    assert bits.value >> bits.at == 0
+    return runs, at + bits.size // 8
+
+
+def read_plane_map(name, data, at, height, width):
+    how = data[at]
+    at += 1
+    assert how < 16
+    out = PlaneMap(list(range(height)), list(range(width)))
+    if how & 1:
+        out.rows, at = read_runs(data, at, height)
+    if how & 2:
+        out.columns, at = read_runs(data, at, width)
+    if how & 4:
+        out.values, at = read_values(name, data, at)
+        assert len(out.values) <= (out.rows[-1] + 1) * (out.columns[-1] + 1)
+    if how & 8:
+        assert name in ("u4", "i4", "f4")
+        assert out.values is None
+        count, at = varint(data, at)
+        assert 1 <= count <= 4
+        end = 0
+        for _ in range(count):
+            below, at = varint(data, at)
+            length, at = varint(data, at)
+            assert below >= end
+            assert 0 < length < 2**32 - 1 - below
+            out.gaps.append((below, length))
+            end = below + length + 1
+    return out, at
+
+
+def decode_planes(data, at, name, size, reduce, decompositions):
+    lead, planes, height, width = size
+    assert planes <= 4096
+    count, at = varint(data, at)
+    groups, maps = [], []  # groups: their planes
+    for plane in range(planes):
+        group = 0
+        if count > 1:
+            group, at = varint(data, at)
+        if group == len(groups):
+            groups.append([])
+        if data[at] == 16:
+            before, at = maps[groups[group][-1]], at + 1
+        else:
+            before, at = read_plane_map(name, data, at, height, width)
+        maps.append(before)
+        groups[group].append(plane)
+    assert len(groups) == count
+    lengths = []
+    for _ in range(count - 1):
+        n, at = varint(data, at)
+        lengths.append(n)
+    out = np.zeros((planes, height, width), "<" + name)
+    for members, length in zip(groups, [*lengths, len(data)], strict=True):
+        frame, at = data[at : at + length], at + length
+        first = maps[members[0]]
+        extents = (first.rows[-1] + 1, first.columns[-1] + 1)
+        assert all((maps[p].rows[-1] + 1, maps[p].columns[-1] + 1) == extents for p in members)
+        inner = first.inner(name)
+        assert all(maps[p].inner(name) == inner for p in members)
+        shape = (*lead, *extents) if count == 1 else (len(members), *extents)
+        assert frame[0] != 5
+        nested = decode(frame, shape, inner, 0, decompositions).reshape(-1, *extents)
+        for plane, samples in zip(members, nested, strict=True):
+            how = maps[plane]
+            spread = samples[how.rows][:, how.columns]
+            if how.values is not None or how.gaps:
+                spread = np.array([[how.sample(name, v) for v in row] for row in spread], "<" + name)
+            out[plane] = spread
+    return out.reshape(*lead, height, width)[..., :: 2**reduce, :: 2**reduce]
+
+
+def decode_clusters(data, at, name, size, reduce, decompositions):
+    lead, planes, height, width = size
+    values, keys, at = read_values_and_keys(name, data, at)
+    gap, at = varint(data, at)
+    begins = [i for i in range(len(keys)) if i == 0 or keys[i] - keys[i - 1] > gap]
+    ends = [*begins[1:], len(keys)]
+    assert all(end - begin <= 128 for begin, end in zip(begins, ends, strict=True))
+    length, at = varint(data, at)
+    shape = (*lead, height, width)
+    frames = data[at : at + length], data[at + length :]
+    assert frames[0][0] not in (5, 6)
+    assert frames[1][0] not in (5, 6)
+    clusters = decode(frames[0], shape, "<u2", 0, decompositions).reshape(planes, -1)
+    places = decode(frames[1], shape, "i1", 0, decompositions).reshape(planes, -1)
+    ranks = []
+    for plane in range(planes):
+        before = [0] * len(begins)
+        for c, d in zip(clusters[plane].tolist(), places[plane].tolist(), strict=True):
+            before[c] += d
+            assert 0 <= before[c] < ends[c] - begins[c]
+            ranks.append(begins[c] + before[c])
+    return values[np.array(ranks)].reshape(shape)[..., :: 2**reduce, :: 2**reduce]

@@ -375,3 +375,25 @@ def test_workers_in_other_processes_do_the_same(series, tmp_path):
         result = add([series[0]], tmp_path / "archive", scheduler=cluster.scheduler_address)
     assert [i.status for i in result.images] == ["added"]
     assert rebuilt(tmp_path / "archive") == {p.name: sha256(p) for p in series[1]}
+
+
+def test_a_collection_may_be_stored_for_its_size(series, tmp_path):
+    """The same pixels, files and levels that follow from them, in less space; the codec says how."""
+    source = tmp_path / "in"
+    shutil.copytree(series[0], source / "ct")
+    collection.write_scene(source / "scene.tif", side=200)
+    stored = {}
+    for prefer in ("resolution", "size"):
+        add([source], tmp_path / prefer, prefer=prefer)
+        archive = Archive.open(tmp_path / prefer)
+        stored[prefer] = sum(int(image.quality.bits.sum()) for image in archive.values())
+        assert {image.codec.prefer for image in archive.values()} == {prefer}
+        assert all(image.check("pixels").findings == () for image in archive.values())
+        assert rebuilt(tmp_path / prefer) == {f"ct/{p.name}": sha256(p) for p in series[1]} | {
+            k: v for k, v in rebuilt(tmp_path / prefer).items() if not k.startswith("ct/")
+        }
+        np.testing.assert_array_equal(archive["ct"][...], collection.ct_volume(9, 96))
+        assert archive["ct"].read(None, level=1).shape == (9, 48, 48)
+    assert stored["size"] < stored["resolution"]
+    with pytest.raises(InvalidRequest):
+        add([source], tmp_path / "neither", prefer="speed")

@@ -14,7 +14,9 @@ from zarr.codecs import Crc32cCodec
 
 import lossless_tiles as tiles
 import lossless_twin as twin
+import wavelet_twin
 from tilevault.codecs import InvalidRequest, LosslessCodec, ManifestCorrupt, TileCodec
+from tilevault.codecs.lossless import ENTROPY_CODERS, PREFERENCES
 
 CORE = ["u1", "i1", "u2", "i2", "u4", "i4", "f4"]
 OTHER = ["?", "u8", "i8", "f2", "f8", "c8", "c16"]
@@ -43,7 +45,9 @@ def test_every_texture_comes_back(dtype, shape):
     for texture in tiles.TEXTURES:
         tile = tiles.make(texture, shape, dtype)
         for pack in (False, True):
-            check_round_trip(LosslessCodec(pack=pack), tile)
+            for prefer in PREFERENCES:
+                check_round_trip(LosslessCodec(pack=pack, prefer=prefer), tile)
+            check_round_trip(LosslessCodec(pack=pack, entropy="huffman"), tile)
 
 
 @st.composite
@@ -56,15 +60,28 @@ def any_tile(draw, dtypes=(*CORE, *OTHER)):
 
 
 @settings(max_examples=150, deadline=None)
-@given(any_tile(), st.integers(0, 15), st.booleans())
-def test_any_tile_comes_back(tile, decompositions, pack):
-    check_round_trip(LosslessCodec(decompositions, pack), tile)
+@given(
+    any_tile(),
+    st.integers(0, 15),
+    st.booleans(),
+    st.sampled_from(PREFERENCES),
+    st.sampled_from(ENTROPY_CODERS),
+)
+def test_any_tile_comes_back(tile, decompositions, pack, prefer, entropy):
+    check_round_trip(LosslessCodec(decompositions, pack, prefer, entropy), tile)
 
 
 @settings(max_examples=60, deadline=None)
-@given(any_tile(CORE), st.integers(0, 6), st.booleans(), st.data())
-def test_native_core_equals_the_twin(tile, decompositions, pack, data):
-    codec = LosslessCodec(decompositions, pack)
+@given(
+    any_tile(CORE),
+    st.integers(0, 6),
+    st.booleans(),
+    st.sampled_from(PREFERENCES),
+    st.sampled_from(ENTROPY_CODERS),
+    st.data(),
+)
+def test_native_core_equals_the_twin(tile, decompositions, pack, prefer, entropy, data):
+    codec = LosslessCodec(decompositions, pack, prefer, entropy)
     encoded = codec.encode_tile(tile)
     ends = codec.segment_ends(encoded)
     reduce = data.draw(st.integers(0, decompositions))
@@ -78,8 +95,8 @@ def test_native_core_equals_the_twin(tile, decompositions, pack, data):
 @pytest.mark.parametrize("texture", ["walk", "sparse", "gaps", "extremes", "noise"])
 def test_every_resolution_equals_the_twin(dtype, texture):
     tile = tiles.make(texture, (3, 37, 26), dtype)
-    for pack in (False, True):
-        codec = LosslessCodec(5, pack)
+    for pack, entropy in ((False, "ans"), (True, "ans"), (False, "huffman")):
+        codec = LosslessCodec(5, pack, entropy=entropy)
         data = codec.encode_tile(tile)
         ends = codec.segment_ends(data)
         for k in range(6):
@@ -88,13 +105,51 @@ def test_every_resolution_equals_the_twin(dtype, texture):
             assert same(reduced, codec.decode_tile(data[: ends[5 - k]], tile.shape, dtype, k))
 
 
+def head_of(data):
+    """The head of a wavelet frame that is not packed and not 32 bit."""
+    at = 2
+    for _ in range(data[1] & 7):
+        _, at = twin.varint(data, at)
+    levels = data[at] & 15
+    at += 1
+    for _ in range(levels):
+        _, at = twin.varint(data, at)
+    return levels, data[at:]
+
+
+@pytest.mark.parametrize("entropy", ENTROPY_CODERS)
+def test_predicted_bands_equal_the_twin(entropy):
+    """Tiles in which the encoder finds weights for bands, without and with references."""
+    for tile in (tiles.smooth(120, 131), tiles.bands()):
+        data = LosslessCodec(pack=False, entropy=entropy).encode_tile(tile)
+        levels, body = head_of(data)
+        head = wavelet_twin.Head(body, len(tile) if tile.ndim == 3 else 1, levels)
+        assert head.weights
+        assert tile.ndim == 2 or any(first >= 0 for first, _ in head.references)
+        for k in (0, 3):
+            back = LosslessCodec().decode_tile(data, tile.shape, tile.dtype, k)
+            assert same(back, twin.decode(data, tile.shape, tile.dtype, k))
+
+
+@pytest.mark.parametrize("dtype", CORE)
+@pytest.mark.parametrize("shape", [(130, 21), (3, 129, 9), (1, 40), (40, 1), (2, 2)], ids=str)
+def test_prediction_equals_the_twin(dtype, shape):
+    """One stripe and two, with a reference plane and without, 16-bit kernels and wide ones."""
+    for texture in tiles.TEXTURES:
+        data = LosslessCodec(pack=False, prefer="size").encode_tile(tiles.make(texture, shape, dtype))
+        assert data[0] in (0, 1, 4)
+        for k in (0, 2):
+            back = LosslessCodec().decode_tile(data, shape, dtype, k)
+            assert same(back, twin.decode(data, shape, dtype, k))
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2"])
 def test_all_integer_tiles_reduce_to_the_low_band(dtype):
     """Raw, constant, colour and plain tiles alike: LL_k of the pixels, clamped."""
-    codec = LosslessCodec(pack=False)
     transforms = set()
     for texture in tiles.TEXTURES:
-        for shape in [(40, 33), (3, 20, 24)]:
+        for shape, prefer in [((40, 33), "resolution"), ((3, 20, 24), "resolution"), ((40, 33), "size")]:
+            codec = LosslessCodec(pack=False, prefer=prefer)
             tile = tiles.make(texture, shape, dtype)
             data = codec.encode_tile(tile)
             transforms.add(data[0])
@@ -104,7 +159,7 @@ def test_all_integer_tiles_reduce_to_the_low_band(dtype):
                 limits = np.iinfo(dtype)
                 low = np.clip(low, limits.min, limits.max).reshape(*shape[:-2], *low.shape[1:])
                 assert same(codec.decode_tile(data, shape, dtype, k), low.astype(dtype))
-    assert transforms == {0, 1, 3}
+    assert transforms == {0, 1, 3, 4}
 
 
 @pytest.mark.parametrize("dtype", ["u2", "f8"])
@@ -161,14 +216,16 @@ def test_background_costs_next_to_nothing():
     assert len(LosslessCodec().encode_tile(tiles.make("hot", (512, 512), "u2"))) < 200
 
 
-def test_low_entropy_tiles_come_near_their_entropy():
-    """Groups and runs: within 3 %, where one Huffman symbol a sample would take up to 7 times as much."""
+@pytest.mark.parametrize(("entropy", "limit"), [("ans", 1.01), ("huffman", 1.03)])
+def test_low_entropy_tiles_come_near_their_entropy(entropy, limit):
+    """rANS, or groups and runs, where one Huffman symbol a sample would take up to 7 times as much."""
     rng = np.random.default_rng(5)
     for p in (0.02, 0.1, 0.3):
         rows = (rng.random((256, 256)) < p).astype(int).tolist()
-        twin.restore_ll(rows)  # pixels whose prediction leaves exactly these independent symbols
-        entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)) * 256 * 256 / 8
-        assert len(LosslessCodec(0, pack=False).encode_tile(np.array(rows, "i2"))) < 1.03 * entropy + 60
+        wavelet_twin.restore_ll(rows)  # pixels whose prediction leaves exactly these independent symbols
+        bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)) * 256 * 256
+        codec = LosslessCodec(0, pack=False, entropy=entropy)
+        assert len(codec.encode_tile(np.array(rows, "i2"))) < limit * bits / 8 + 160
 
 
 def test_gaps_are_packed():
@@ -275,12 +332,17 @@ def test_codecs_load_neither_torch_nor_dask():
 
 
 def test_configuration_is_json_and_comes_back():
-    for codec in (LosslessCodec(), LosslessCodec(0, False)):
+    for codec in (
+        LosslessCodec(),
+        LosslessCodec(0, False),
+        LosslessCodec(prefer="size"),
+        LosslessCodec(entropy="huffman"),
+    ):
         assert isinstance(codec, TileCodec)
         assert LosslessCodec.from_dict(codec.to_dict()) == codec
     assert LosslessCodec().to_dict() == {
         "name": "tilevault.lossless",
-        "configuration": {"decompositions": 5, "pack": True},
+        "configuration": {"decompositions": 5, "pack": True, "prefer": "resolution", "entropy": "ans"},
     }
     assert LosslessCodec.from_dict({"name": "tilevault.lossless"}) == LosslessCodec()
 
@@ -297,6 +359,9 @@ def test_configuration_is_json_and_comes_back():
         {"name": "tilevault.lossless", "configuration": {"decompositions": 2.0}},
         {"name": "tilevault.lossless", "configuration": {"decompositions": "5"}},
         {"name": "tilevault.lossless", "configuration": {"pack": 1}},
+        {"name": "tilevault.lossless", "configuration": {"prefer": "speed"}},
+        {"name": "tilevault.lossless", "configuration": {"prefer": None}},
+        {"name": "tilevault.lossless", "configuration": {"entropy": "arithmetic"}},
         {"name": "tilevault.lossless", "configuration": {"level": 1}},
         {"name": "tilevault.lossless", "configuration": {}, "extra": 1},
     ],

@@ -83,6 +83,12 @@ def _add(commands: Any) -> None:
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     parser.add_argument("--tile", type=_tile, default=512, metavar="N", help="side of a tile (default 512)")
+    parser.add_argument(
+        "--prefer",
+        choices=("resolution", "size"),
+        default="resolution",
+        help="tiles whose beginning shows them at lower resolution (default), or the smallest ones",
+    )
     parser.add_argument("--workers", type=_count, metavar="N", help="tasks at a time (default: the cores)")
     parser.add_argument("--scheduler", metavar="ADDR", help="a Dask scheduler, such as tcp://host:8786")
     parser.add_argument("--report", metavar="FILE.html", help="write a report to read in a browser")

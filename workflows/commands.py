@@ -73,6 +73,7 @@ def add_command(options: argparse.Namespace, console: Console) -> int:
             options.sources,
             options.archive,
             tile=options.tile,
+            prefer=options.prefer,
             workers=options.workers,
             scheduler=options.scheduler,
             dry_run=options.dry_run,

@@ -36,6 +36,7 @@ from tilevault.codecs.errors import (
     TilevaultError,
     VerifyAfterEncodeFailed,
 )
+from tilevault.codecs.lossless import PREFERENCES
 from tilevault.workflows.cluster import Cluster, Job, Task, run_inline
 from tilevault.workflows.discover import FileResult, Found, find_files, scan_files
 from tilevault.workflows.plan import (
@@ -110,6 +111,7 @@ class _Order:
     archive: str
     image: SourceImage
     side: int
+    prefer: str
     provenance: Mapping[str, Any]
 
 
@@ -118,6 +120,7 @@ def add(
     archive: str | os.PathLike[str] | Archive,
     *,
     tile: int = 512,
+    prefer: str = "resolution",
     workers: int | None = None,
     scheduler: str | None = None,
     dry_run: bool = False,
@@ -125,12 +128,15 @@ def add(
 ) -> AddResult:
     """Archive every image below ``sources``; the archive is made if it is not there.
 
-    ``tile`` is the side of a tile in pixels (64 to 4096), ``workers`` the number of threads (default: one per
-    core), ``scheduler`` the address of a Dask cluster to use instead. With ``dry_run`` nothing is written.
-    Errors of single files and images are in the result; raised is what stops everything.
+    ``tile`` is the side of a tile in pixels (64 to 4096), ``prefer`` what tiles are coded for (see
+    `LosslessCodec`; encapsulated frames stay as they are), ``workers`` the number of threads (default: one
+    per core), ``scheduler`` the address of a Dask cluster to use instead. With ``dry_run`` nothing is
+    written. Errors of single files and images are in the result; raised is what stops everything.
     """
     if not 64 <= tile <= 4096:
         raise InvalidRequest(f"a tile has a side of 64 to 4096 pixels, not {tile}")
+    if prefer not in PREFERENCES:
+        raise InvalidRequest(f"prefer is one of {', '.join(PREFERENCES)}, not {prefer!r:.50}")
     opened = archive if isinstance(archive, Archive) else None
     path = opened.path if opened else Path(os.fspath(archive))  # type: ignore[arg-type]
     began = time.monotonic()
@@ -146,7 +152,8 @@ def add(
         images, copies = _distinct(images)
         others += known + refused + copies
         tally.bytes_total = sum(_bytes_source(image) for image in images)
-        orders = [_Order(os.fspath(path.absolute()), image, tile, _provenance(tile)) for image in images]
+        provenance = _provenance(tile, prefer)
+        orders = [_Order(os.fspath(path.absolute()), image, tile, prefer, provenance) for image in images]
         if dry_run:
             results = [_planned(order, opened) for order in orders]
         else:
@@ -417,16 +424,16 @@ def _united(order: _Order, known: Mapping[str, int]) -> _Order:
 
 
 def _choose_packing(order: _Order) -> bool:
-    """Whether tiles may be histogram packed: always where levels are not low bands anyway."""
+    """Whether tiles may be histogram packed: always where they have no cheap levels to lose."""
     info = order.image.info
-    if info is None or order.image.codec is not None or not has_low_bands(info):
+    if info is None or order.image.codec is not None or order.prefer == "size" or not has_low_bands(info):
         return True
     with _open_reader(order) as reader:
         return worth_packing(info, reader, order.side)
 
 
 def _generation(order: _Order, archive: Archive, pack: bool, previous: CommitRecord | None) -> Generation:
-    description = describe(order.image, order.side, pack)
+    description = describe(order.image, order.side, pack, order.prefer)
     removal = previous.sha256 if previous is not None and previous.generation is None else None
     return Generation(archive.blobs, generation_of(order.image, description, removal), description)
 
@@ -653,7 +660,7 @@ def _listing(order: _Order, description: Description) -> dict[str, Any]:
     return {**order.image.search, **own}
 
 
-def _provenance(tile: int) -> dict[str, Any]:
+def _provenance(tile: int, prefer: str) -> dict[str, Any]:
     import tilevault
 
     return {
@@ -661,6 +668,7 @@ def _provenance(tile: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "tile": tile,
+        "prefer": prefer,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

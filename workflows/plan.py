@@ -52,15 +52,14 @@ def has_low_bands(info: ImageInfo) -> bool:
 
 
 def worth_packing(info: ImageInfo, reader: SourceReader, side: int) -> bool:
-    """Whether histogram packing makes some sampled tiles clearly smaller."""
+    """Whether packing (of histograms, of repeated rows and columns) makes sampled tiles clearly smaller."""
     tile = tile_shape(info.shape, info.axes, side, info.dtype.itemsize)
     grid = TileGrid.plan(info.shape, tile, info.dtype.itemsize)
     plain, packing = LosslessCodec(pack=False), LosslessCodec(pack=True)
     sizes = np.zeros(2)
     for window in _sampled(grid):
         words = reader.read(window)
-        if _sparse(words):
-            sizes += len(plain.encode_tile(words)), len(packing.encode_tile(words))
+        sizes += len(plain.encode_tile(words)), len(packing.encode_tile(words))
     return bool(sizes[1] < (1 - PACKING_GAIN) * sizes[0])
 
 
@@ -72,17 +71,7 @@ def _sampled(grid: TileGrid) -> Iterator[Window]:
         yield grid.tile_window(tuple(int(j) for j in np.unravel_index(flat, grid.tiles)))
 
 
-def _sparse(words: np.ndarray[Any, Any]) -> bool:
-    """Whether values are missing inside the range, so that packing could pay at all."""
-    low, high = int(words.min()), int(words.max())
-    span = high - low + 1
-    if span <= 1 << 16:
-        occupied = np.bincount((words.astype(np.int64) - low).reshape(-1), minlength=span)
-        return int(np.count_nonzero(occupied)) < 0.75 * span
-    return np.unique(words).size < 0.75 * span
-
-
-def describe(image: SourceImage, side: int, pack: bool) -> Description:
+def describe(image: SourceImage, side: int, pack: bool, prefer: str) -> Description:
     """The description of an image that is about to be stored. Raises `LimitExceeded`."""
     name = image_name(image)
     common: dict[str, Any] = {
@@ -99,7 +88,7 @@ def describe(image: SourceImage, side: int, pack: bool) -> Description:
     if image.info is None:
         return Description(info=None, codec=None, tile=None, shard=None, levels=(), **common)
     if image.codec is None:
-        codec: TileCodec = LosslessCodec(pack=pack)
+        codec: TileCodec = LosslessCodec(pack=pack, prefer=prefer)
         tile = tile_shape(image.info.shape, image.info.axes, side, image.info.dtype.itemsize)
         planned = Description.plan(image.info, codec, tile, **common)
     else:

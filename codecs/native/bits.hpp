@@ -145,6 +145,21 @@ class BitReader {
     return v;
   }
 
+  // On to the next byte; what is skipped is zero.
+  void align() {
+    refill();
+    const unsigned left = fill_ & 7;
+    if ((held_ & ((1u << left) - 1)) != 0) throw Corrupt("the fill bits of a bit stream are not zero");
+    skip(left);
+    if (overrun()) throw Corrupt("a bit stream ends before its content");
+  }
+
+  // What follows, from a byte boundary.
+  Bytes rest() const {
+    const uint8_t* at = p_ - (fill_ - past_) / 8;
+    return {at, static_cast<size_t>(end_ - at)};
+  }
+
   // Bits were used that are not there.
   bool overrun() const { return past_ > fill_; }
 

@@ -13,6 +13,12 @@ inline bool has_avx2() {
   return has;
 }
 
+inline bool has_avx512() {
+  static const bool has = has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return has;
+}
+
 // flatten: everything that f calls is compiled in here, for this target.
 template <class F>
 __attribute__((target("avx2,bmi,bmi2,lzcnt"), flatten, noinline)) void run_avx2(F& f) {
@@ -31,6 +37,7 @@ void run(F&& f) {
 #else
 
 inline bool has_avx2() { return false; }
+inline bool has_avx512() { return false; }
 
 template <class F>
 void run(F&& f) {

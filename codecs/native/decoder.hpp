@@ -4,6 +4,9 @@
 
 #include <vector>
 
+#include "ans_rows.hpp"
+#include "band_prediction.hpp"
+#include "class_map.hpp"
 #include "cpu.hpp"
 #include "tables.hpp"
 
@@ -26,31 +29,35 @@ inline int32_t ll_prediction(const int32_t* ll, size_t y, size_t x, size_t width
 
 class CoefficientDecoder {
  public:
-  CoefficientDecoder() {
-    for (unsigned i = 0; i < kTokens; ++i) base_[i] = token_base(i);
-  }
-
-  // Fills the first tile.prefix(segments.size()) words of c; LL stays predicted (see restore_ll).
-  void decode(const Subbands& tile, const std::vector<Bytes>& segments, int32_t* c) {
-    ContextRows rows(tile, c);
+  // Segment 0: everything that the others need, and LL of each plane into the first words of c.
+  void low(const Subbands& tile, Bytes segment, int32_t* c) {
+    tile_ = tile;
+    rows_.resize(tile.planes);
     row_contexts_.resize(tile.width);
-    for (size_t s = 0; s < segments.size(); ++s) {
-      BitReader r(segments[s]);
-      if (s == 0) read(r);
-      for (State& t : states_) t.count = t.tokens = 0;
-      const unsigned decomposition = tile.levels - static_cast<unsigned>(s == 0 ? 0 : s - 1);
-      for (size_t plane = 0; plane < tile.planes; ++plane)
-        for (unsigned k = s == 0 ? kLL : kHL; k <= (s == 0 ? kLL : kHH); ++k)
-          decode_band(rows, decomposition, plane, static_cast<Kind>(k), r, c);
-      r.expect_end();
-      for (const State& t : states_)
-        if (t.mode == kRun ? t.count > 1 : t.tokens != 0) throw Corrupt("a group of tokens is longer than its segment");
-    }
+    row_tokens_.resize(tile.width);
+    predicted_.resize(tile.width);
+    frame::take_references(segment, tile.planes, references_);
+    read_head(segment);
+    rows_.start(tile, tile.levels, true);
+    decode_segment(0, segment, [&](const auto& each) {
+      for (size_t plane = 0; plane < tile.planes; ++plane) each(tile.levels, plane, kLL, LowBand());
+    }, c);
+    restore_ll(c);
   }
 
-  static void restore_ll(const Subbands& tile, int32_t* c) {
-    for (size_t plane = 0; plane < tile.planes; ++plane) {
-      const Band b = tile.band(tile.levels, plane, kLL);
+  // Decomposition k, coarsest first. low: LL of each plane.
+  void decomposition(unsigned k, Bytes segment, const std::vector<LowBand>& low, int32_t* c) {
+    rows_.start(tile_, k, false);
+    decode_segment(tile_.levels + 1 - k, segment, [&](const auto& each) {
+      for (size_t plane = 0; plane < tile_.planes; ++plane)
+        for (const Kind kind : {kHL, kLH, kHH}) each(k, plane, kind, low[plane]);
+    }, c);
+  }
+
+ private:
+  void restore_ll(int32_t* c) const {
+    for (size_t plane = 0; plane < tile_.planes; ++plane) {
+      const Band b = tile_.band(tile_.levels, plane, kLL);
       int32_t* ll = c + b.offset;
       for (size_t y = 0; y < b.height; ++y)
         for (size_t x = 0; x < b.width; ++x)
@@ -58,7 +65,115 @@ class CoefficientDecoder {
     }
   }
 
- private:
+  BandWeights& weights(unsigned k, size_t plane, Kind kind) { return weights_[plane * (tile_.levels + 1) + k][kind]; }
+
+  void read_head(Bytes& in) {
+    BitReader r(in);
+    huffman_ = r.get_slow(1) != 0;
+    weights_.assign(tile_.planes * (tile_.levels + 1), {});
+    for (unsigned k = tile_.levels; k > 0; --k)
+      for (size_t plane = 0; plane < tile_.planes; ++plane)
+        for (const Kind kind : {kHL, kLH, kHH}) read_weights(weights(k, plane, kind), taps_of(kind, references_[plane]), r);
+    if (huffman_) {
+      read(r);
+    } else {
+      frequencies_.resize(table_bits::read_map(set_, r));
+      ans::read_frequencies(frequencies_, r);
+      run([&] { ans_tables_.build(frequencies_); });
+    }
+    r.align();
+    in = r.rest();
+  }
+
+  // bands(each) calls each(k, plane, kind, low) for the bands of segment s, in order.
+  template <class Bands>
+  void decode_segment(unsigned s, Bytes in, Bands&& bands, int32_t* c) {
+    if (huffman_) {
+      for (State& t : states_) t.count = t.tokens = 0;
+      BitReader r(in);
+      bands([&](unsigned k, size_t plane, Kind kind, const LowBand& low) {
+        decode_band(k, plane, kind, low, c, [&](uint8_t* tables, size_t width, int32_t* row, uint16_t* magnitudes) {
+          decode_row(r, tables, width, row);
+          for (size_t x = 0; x < width; ++x) magnitudes[x] = static_cast<uint16_t>(magnitude(row[x]));
+          if (r.overrun()) throw Corrupt("a bit stream ends before its content");
+        });
+      });
+      r.expect_end();
+      for (const State& t : states_)
+        if (t.mode == kRun ? t.count > 1 : t.tokens != 0) throw Corrupt("a group of tokens is longer than its segment");
+      return;
+    }
+    const size_t bytes = 2 * size_t{frame::take_varint(in)};
+    if (bytes > in.size) throw Corrupt("a segment ends before its content");
+    ans::RowReader words({in.data, bytes}, ans::lanes_of(tile_.prefix(s + 1) - tile_.prefix(s)));
+    BitReader raw({in.data + bytes, in.size - bytes});
+    bands([&](unsigned k, size_t plane, Kind kind, const LowBand& low) {
+      decode_band(k, plane, kind, low, c, [&](uint8_t* tables, size_t width, int32_t* row, uint16_t* magnitudes) {
+        words.row(ans_tables_, tables, width, row_tokens_.data());
+        values_of(row_tokens_.data(), width, raw, row, magnitudes);
+      });
+    });
+    words.expect_end();
+    raw.expect_end();
+  }
+
+  void values_of(const uint8_t* tokens, size_t width, BitReader& reader, int32_t* row, uint16_t* magnitudes) const {
+    uint8_t most = 0;
+    for (size_t x = 0; x < width; ++x) most = std::max(most, tokens[x]);
+    if (most < kDirect) {
+      for (size_t x = 0; x < width; ++x) {
+        row[x] = unzigzag(tokens[x]);
+        magnitudes[x] = static_cast<uint16_t>((tokens[x] + 1) >> 1);
+      }
+      return;
+    }
+    BitReader r = reader;  // a copy that stays in registers
+    size_t x = 0;
+    auto value = [&] { row[x] = static_cast<int32_t>(token_table_.base[tokens[x]] + r.take(token_table_.raw[tokens[x]])); };
+    if (token_table_.raw[most] <= 14) {
+      for (; x + 4 <= width;) {
+        r.refill();
+        for (unsigned i = 0; i < 4; ++i, ++x) value();
+      }
+    }
+    for (; x < width; ++x) {
+      r.refill();
+      value();
+    }
+    reader = r;
+    for (x = 0; x < width; ++x) {
+      const auto z = static_cast<uint32_t>(row[x]);
+      magnitudes[x] = static_cast<uint16_t>(std::min((z >> 1) + (z & 1), kMagnitudeCap));
+      row[x] = unzigzag(z);
+    }
+    if (r.overrun()) throw Corrupt("a bit stream ends before its content");
+  }
+
+  // decode_row(tables, width, row, magnitudes): the next row, whose tokens have these tables.
+  template <class Row>
+  void decode_band(unsigned k, size_t plane, Kind kind, const LowBand& low, int32_t* c, Row&& decode_row) {
+    const Band band = tile_.band(k, plane, kind);
+    if (band.width == 0) return;
+    rows_.select(plane, references_[plane].first);
+    Magnitudes& magnitudes = rows_.magnitudes(kind);
+    uint8_t* contexts = row_contexts_.data();
+    const BandWeights& w = weights(k, plane, kind);
+    if (w.used) taps_.start(tile_, k, plane, kind, references_[plane], low, c);
+    run([&] {
+      const uint8_t* map = set_.map.data() + kind * kClasses;
+      for (size_t y = 0; y < band.height; ++y) {
+        int32_t* row = c + band.offset + y * band.width;
+        rows_.classes(kind, low, y, band.width, contexts);
+        map_row(map, contexts, band.width);
+        decode_row(contexts, band.width, row, magnitudes.row(y));
+        if (!w.used) continue;
+        taps_.seek(y);
+        taps_.predict(w, predicted_.data());
+        for (size_t x = 0; x < band.width; ++x) row[x] = lifting::add(row[x], predicted_[x]);
+      }
+    });
+  }
+
   struct State {
     const DecodeTable* first;
     const DecodeTable* second;
@@ -123,7 +238,7 @@ class CoefficientDecoder {
     if (s.mode == kRun) {
       if (s.count == 0) {
         const unsigned run = symbol(r, *s.first);
-        s.count = uint64_t{base_[run >> 5]} + r.take(run & 31) + 1;
+        s.count = uint64_t{token_table_.base[run >> 5]} + r.take(run & 31) + 1;
         r.refill();
       }
       return --s.count != 0 ? 0 : token(r, *s.second) + 1;
@@ -139,45 +254,39 @@ class CoefficientDecoder {
     return digit;
   }
 
-  void decode_row(BitReader& reader, const uint8_t* contexts, size_t width, int32_t* row) {
+  void decode_row(BitReader& reader, const uint8_t* tables, size_t width, int32_t* row) {
     BitReader r = reader;  // a copy that stays in registers
     State* states = states_.data();
-    const uint8_t* map = set_.map.data();
     for (size_t x = 0; x < width; ++x) {
-      State& s = states[map[contexts[x]]];
+      State& s = states[tables[x]];
       r.refill();
       uint32_t z;
       if (s.mode == kPlain) {
         const unsigned entry = symbol(r, *s.first);
-        z = base_[entry >> 5] + r.take(entry & 31);
+        z = token_table_.base[entry >> 5] + r.take(entry & 31);
       } else {
         const unsigned t = grouped(r, s);
-        z = t < kDirect ? t : base_[t] + r.take(raw_bits(t));
+        z = t < kDirect ? t : token_table_.base[t] + r.take(raw_bits(t));
       }
       row[x] = unzigzag(z);
     }
     reader = r;
   }
 
-  void decode_band(ContextRows& rows, unsigned decomposition, size_t plane, Kind kind, BitReader& r, int32_t* c) {
-    rows.start(decomposition, plane, kind);
-    const Band band = rows.band();
-    if (band.width == 0) return;
-    uint8_t* contexts = row_contexts_.data();
-    run([&] {
-      for (size_t y = 0; y < band.height; ++y) {
-        rows.contexts(y, contexts);
-        decode_row(r, contexts, band.width, c + band.offset + y * band.width);
-        if (r.overrun()) throw Corrupt("a bit stream ends before its content");
-      }
-    });
-  }
-
+  Subbands tile_{};
+  bool huffman_ = false;
+  std::vector<Reference> references_;
+  std::vector<std::array<BandWeights, kKinds>> weights_;
+  ContextRows rows_;
+  BandTaps taps_;
+  std::vector<int32_t> predicted_;
+  TokenTable token_table_;
+  std::vector<ans::Frequencies> frequencies_;
+  ans::WideTables ans_tables_;
   TableSet set_;
   std::vector<DecodeTable> decode_tables_;
   std::vector<State> states_;
-  std::vector<uint8_t> row_contexts_;
-  std::array<uint32_t, kTokens> base_{};
+  std::vector<uint8_t> row_contexts_, row_tokens_;
 };
 
 }  // namespace tilevault

@@ -31,8 +31,14 @@ class Entropy {
       }
       fraction_[i] = static_cast<uint32_t>(log);
     }
+    for (uint32_t n = 0; n < kSmall; ++n) small_[n] = static_cast<uint32_t>(computed(n));
   }
-  uint64_t n_log_n(uint32_t n) const {
+  uint64_t n_log_n(uint32_t n) const { return n < kSmall ? small_[n] : computed(n); }
+
+ private:
+  static constexpr uint32_t kSmall = 2048;  // products below 2^32
+
+  uint64_t computed(uint32_t n) const {
     if (n < 2) return 0;
     const unsigned top = 31 - static_cast<unsigned>(__builtin_clz(n));
     const uint32_t m = top >= 20 ? n >> (top - 20) : n << (20 - top);  // 1.0 is 2^20
@@ -41,38 +47,71 @@ class Entropy {
     return n * ((uint64_t{top} << 16) + f);
   }
 
- private:
+  std::array<uint32_t, kSmall> small_;
   std::array<uint32_t, 257> fraction_;
 };
 
+enum class Coder { ans, huffman };
+
 class CoefficientEncoder {
  public:
-  CoefficientEncoder() {
-    for (unsigned z = 0; z < kSmall; ++z) small_tokens_[z] = static_cast<uint8_t>(token_of(z));
+  // Decompositions 1, 2, ... of all planes, then LL, then write.
+  void start(const Subbands& tile) {
+    tile_ = tile;
+    const size_t n = tile.prefix(tile.levels + 1);
+    contexts_.resize(n);
+    tokens_.resize(n);
+    counts_.assign(2 * kContexts, Counts{});
+    totals_.fill(0);
+    segment_totals_.resize(tile.levels + 1);
+    weights_.assign(tile.planes * (tile.levels + 1), {});
+    rows_.resize(tile.planes);
+  }
+
+  // low: LL of each plane; c: the tile's coefficients, of which those of this decomposition become what the
+  // prediction leaves.
+  void decompose(unsigned k, const std::vector<LowBand>& low, const std::vector<Reference>& references, int32_t* c) {
+    references_ = references;
+    predict(k, low, c);
+    rows_.start(tile_, k, false);
+    for (size_t plane = 0; plane < tile_.planes; ++plane)
+      for (const Kind kind : {kHL, kLH, kHH}) tokenise(k, plane, kind, low[plane], c);
+    close_segment(tile_.levels + 1 - k);
+  }
+
+  void low(const std::vector<Reference>& references, int32_t* c) {
+    references_ = references;
+    predict_ll(c);
+    rows_.start(tile_, tile_.levels, true);
+    for (size_t plane = 0; plane < tile_.planes; ++plane) tokenise(tile_.levels, plane, kLL, LowBand(), c);
+    close_segment(0);
+    for (unsigned i = 0; i < kContexts; ++i)
+      for (unsigned t = 0; t < kTokens; ++t) counts_[i][t] += counts_[kContexts + i][t];
+    Counts all{};
+    for (unsigned i = 0; i < kContexts; ++i)
+      for (unsigned t = 0; t < kTokens; ++t) all[t] |= counts_[i][t];
+    top_ = extent(all.data(), kTokens);
   }
 
   // Appends segment after segment to out, and the end of each (relative to where out began) to ends.
-  // c: LL predicted already (see predict_ll).
-  void encode(const Subbands& tile, const int32_t* c, std::vector<uint8_t>& out, std::vector<size_t>& ends) {
-    const size_t begin = out.size();
-    tokenise(tile, c);
+  void write(Coder coder, const int32_t* c, std::vector<uint8_t>& out, std::vector<size_t>& ends) {
     merge_contexts();
-    gather(tile);
-    for (Table& t : set_.tables) choose_mode(t);
-    for (unsigned s = 0; s <= tile.levels; ++s) {
-      BitWriter w(out);
-      if (s == 0) write_tables(set_, w);
-      if (s == 0) prepare_codes();
-      start_segment(s);
-      run([&] { write_range(w, c, tile.prefix(s), tile.prefix(s + 1)); });
-      w.finish();
-      ends.push_back(out.size() - begin);
+    each_band([&](unsigned, size_t, Kind kind, const Band& band) {
+      map_row(set_.map.data() + kind * kClasses, contexts_.data() + band.offset, band.height * band.width);
+    });
+    if (coder == Coder::huffman) {
+      write_huffman(c, out, ends);
+    } else {
+      write_ans(c, out, ends);
     }
   }
 
-  static void predict_ll(const Subbands& tile, int32_t* c) {
-    for (size_t plane = 0; plane < tile.planes; ++plane) {
-      const Band b = tile.band(tile.levels, plane, kLL);
+ private:
+  using Counts = std::array<uint32_t, kTokens>;
+
+  void predict_ll(int32_t* c) const {
+    for (size_t plane = 0; plane < tile_.planes; ++plane) {
+      const Band b = tile_.band(tile_.levels, plane, kLL);
       int32_t* ll = c + b.offset;
       for (size_t y = b.height; y-- > 0;)
         for (size_t x = b.width; x-- > 0;)
@@ -80,48 +119,169 @@ class CoefficientEncoder {
     }
   }
 
- private:
-  using Counts = std::array<uint32_t, kTokens>;
-  static constexpr unsigned kSmall = 4096;  // tokens of values below this come from a table
-
-  void tokenise(const Subbands& tile, const int32_t* c) {
-    const size_t n = tile.prefix(tile.levels + 1);
-    contexts_.resize(n);
-    tokens_.resize(n);
-    counts_.assign(kContexts, Counts{});
-    segment_totals_.clear();
-    ContextRows rows(tile, c);
-    for (unsigned s = 0; s <= tile.levels; ++s) {
-      const unsigned decomposition = tile.levels - (s == 0 ? 0 : s - 1);
-      for (size_t plane = 0; plane < tile.planes; ++plane)
-        for (unsigned k = s == 0 ? kLL : kHL; k <= (s == 0 ? kLL : kHH); ++k) {
-          rows.start(decomposition, plane, static_cast<Kind>(k));
-          run([&] { tokenise_band(rows, c); });
-        }
-      std::array<uint32_t, kContexts> totals;
-      for (unsigned i = 0; i < kContexts; ++i) totals[i] = total(counts_[i]);
-      segment_totals_.push_back(totals);
+  // each(k, plane, kind, band) for all bands.
+  template <class Each>
+  void each_band(Each&& each) const {
+    for (size_t plane = 0; plane < tile_.planes; ++plane) {
+      each(tile_.levels, plane, kLL, tile_.band(tile_.levels, plane, kLL));
+      for (unsigned k = tile_.levels; k > 0; --k)
+        for (const Kind kind : {kHL, kLH, kHH}) each(k, plane, kind, tile_.band(k, plane, kind));
     }
-    Counts all{};
-    for (const Counts& h : counts_)
-      for (unsigned i = 0; i < kTokens; ++i) all[i] |= h[i];
-    top_ = extent(all.data(), kTokens);
   }
 
-  void tokenise_band(ContextRows& rows, const int32_t* c) {
-    const Band band = rows.band();
-    const uint8_t* small = small_tokens_.data();
-    Counts* counts = counts_.data();
-    for (size_t y = 0; y < band.height && band.width != 0; ++y) {
-      const size_t at = band.offset + y * band.width;
-      uint8_t *contexts = &contexts_[at], *tokens = &tokens_[at];
-      rows.contexts(y, contexts);
-      for (size_t x = 0; x < band.width; ++x) {
-        const uint32_t z = zigzag(c[at + x]);
-        const unsigned token = z < kSmall ? small[z] : token_of(z);
-        tokens[x] = static_cast<uint8_t>(token);
-        ++counts[contexts[x]][token];
+  BandWeights& weights(unsigned k, size_t plane, Kind kind) { return weights_[plane * (tile_.levels + 1) + k][kind]; }
+
+  // Fits, then takes the predictions away, last band and row first, because earlier ones are what they come from.
+  void predict(unsigned k, const std::vector<LowBand>& low, int32_t* c) {
+    static constexpr unsigned kFitted = 2;  // where it pays without references
+    const size_t samples = std::max<size_t>((k == 1 ? 2048 : 1024) / tile_.planes, 512);
+    for (size_t plane = tile_.planes; plane-- > 0;)
+      for (const Kind kind : {kHH, kLH, kHL}) {
+        const Band b = tile_.band(k, plane, kind);
+        if (b.height == 0 || b.width == 0) continue;
+        if (k > kFitted && references_[plane].first < 0) continue;
+        BandWeights& w = weights(k, plane, kind);
+        taps_.start(tile_, k, plane, kind, references_[plane], low[plane], c);
+        run([&] { fit_.fit(taps_, c + b.offset, samples, w); });
+        if (!w.used) continue;
+        predicted_.resize(b.width);
+        run([&] {
+          for (size_t y = b.height; y-- > 0;) {
+            taps_.seek(y);
+            taps_.predict(w, predicted_.data());
+            int32_t* row = c + b.offset + y * b.width;
+            for (size_t x = 0; x < b.width; ++x) row[x] = lifting::sub(row[x], predicted_[x]);
+          }
+        });
       }
+  }
+
+  void tokenise(unsigned k, size_t plane, Kind kind, const LowBand& low, const int32_t* c) {
+    const Band band = tile_.band(k, plane, kind);
+    if (band.width == 0) return;
+    ContextRows& rows = rows_;
+    rows.select(plane, references_[plane].first);
+    Magnitudes& magnitudes = rows.magnitudes(kind);
+    Counts *even = counts_.data() + kind * kClasses, *odd = even + kContexts;
+    run([&] {
+      for (size_t y = 0; y < band.height; ++y) {
+        const size_t at = band.offset + y * band.width;
+        uint8_t *contexts = &contexts_[at], *tokens = &tokens_[at];
+        rows.classes(kind, low, y, band.width, contexts);
+        tokens_of_row(c + at, band.width, tokens, magnitudes.row(y));
+        size_t x = 0;
+        for (; x + 2 <= band.width; x += 2) {
+          ++even[contexts[x]][tokens[x]];
+          ++odd[contexts[x + 1]][tokens[x + 1]];
+        }
+        if (x < band.width) ++even[contexts[x]][tokens[x]];
+      }
+    });
+  }
+
+  void close_segment(unsigned s) {
+    for (unsigned i = 0; i < kContexts; ++i) {
+      const uint32_t now = total(counts_[i]) + total(counts_[kContexts + i]);
+      segment_totals_[s][i] = now - totals_[i];
+      totals_[i] = now;
+    }
+  }
+
+  void write_head(bool huffman, BitWriter& w) {
+    w.put_slow(huffman, 1);
+    for (unsigned k = tile_.levels; k > 0; --k)
+      for (size_t plane = 0; plane < tile_.planes; ++plane)
+        for (const Kind kind : {kHL, kLH, kHH}) write_weights(weights(k, plane, kind), taps_of(kind, references_[plane]), w);
+  }
+
+  void write_huffman(const int32_t* c, std::vector<uint8_t>& out, std::vector<size_t>& ends) {
+    gather(tile_);
+    for (Table& t : set_.tables) choose_mode(t);
+    prepare_codes();
+    frame::put_references(references_, out);
+    BitWriter head(out);
+    write_head(true, head);
+    write_tables(set_, head);
+    head.finish();
+    for (unsigned s = 0; s <= tile_.levels; ++s) {
+      BitWriter segment(out);
+      start_segment(s);
+      run([&] { write_range(segment, c, tile_.prefix(s), tile_.prefix(s + 1)); });
+      segment.finish();
+      ends.push_back(out.size());
+    }
+  }
+
+  void write_ans(const int32_t* c, std::vector<uint8_t>& out, std::vector<size_t>& ends) {
+    const size_t begin = out.size(), tables = set_.tables.size();
+    frequencies_.resize(tables);
+    ans_tables_.resize(tables);
+    for (size_t t = 0; t < tables; ++t) {
+      ans::normalise(table_counts_[t].data(), frequencies_[t]);
+      ans_tables_[t].build(frequencies_[t]);
+    }
+    frame::put_references(references_, out);
+    BitWriter head(out);
+    write_head(false, head);
+    table_bits::write_map(set_, head);
+    ans::write_frequencies(frequencies_, head);
+    head.finish();
+    for (unsigned s = 0; s <= tile_.levels; ++s) {
+      const Bytes words = write_words(s);
+      frame::put_varint(out, words.size / 2);
+      out.insert(out.end(), words.data, words.data + words.size);
+      BitWriter w(out);
+      run([&] { write_raw(w, c, tile_.prefix(s), tile_.prefix(s + 1)); });
+      w.finish();
+      ends.push_back(out.size() - begin);
+    }
+  }
+
+  Bytes write_words(unsigned s) {
+    const size_t n = tile_.prefix(s + 1) - tile_.prefix(s);
+    const size_t most = 2 * n + 4 * ans::kMostLanes + 32;
+    if (words_.size() < most) words_.resize(most);
+    ans::RowWriter writer(words_.data() + words_.size(), ans::lanes_of(n));
+    const unsigned k = tile_.levels - (s == 0 ? 0 : s - 1);
+    for (size_t plane = tile_.planes; plane-- > 0;)
+      for (unsigned i = s == 0 ? 1 : 3; i-- > 0;) {
+        const Band band = tile_.band(k, plane, s == 0 ? kLL : static_cast<Kind>(kHL + i));
+        run([&] {
+          for (size_t y = band.height; y-- > 0;) {
+            const size_t at = band.offset + y * band.width;
+            writer.row(ans_tables_.data(), &contexts_[at], &tokens_[at], band.width);
+          }
+        });
+      }
+    return writer.finish();
+  }
+
+  void write_raw(BitWriter& writer, const int32_t* c, size_t from, size_t to) {
+    constexpr size_t kPiece = 32;
+    for (size_t i = from; i < to; i += kPiece) {
+      const size_t stop = std::min(to, i + kPiece);
+      const uint8_t* tokens = tokens_.data();
+      uint8_t any = 0;
+      for (size_t x = i; x < stop; ++x) any = std::max(any, tokens[x]);
+      if (any < kDirect) continue;
+      writer.reserve_bits(kPiece * 32);
+      BitWriter::Cursor w(writer);
+      const auto put = [&](size_t x) {
+        const unsigned n = token_table_.raw[tokens[x]];
+        w.put(zigzag(c[x]) & ((1u << n) - 1), n);
+      };
+      size_t x = i;
+      if (token_table_.raw[any] <= 14) {
+        for (; x + 4 <= stop; x += 4) {
+          for (unsigned j = 0; j < 4; ++j) put(x + j);
+          w.flush();
+        }
+      }
+      for (; x < stop; ++x) {
+        put(x);
+        w.flush();
+      }
+      w.give_back();
     }
   }
 
@@ -134,16 +294,16 @@ class CoefficientEncoder {
   // Bits (1/65536) of a histogram with an ideal code, and what its table costs about.
   uint64_t cost(const uint32_t* a, const uint32_t* b) const {
     uint64_t sum = 0;
-    uint32_t n = 0, last = 0;
+    uint32_t n = 0, used = 0;
     for (unsigned i = 0; i < top_; ++i) {
       const uint32_t v = a[i] + (b != nullptr ? b[i] : 0);
       if (v == 0) continue;
       n += v;
       sum += entropy_.n_log_n(v);
-      last = i;
+      ++used;
     }
     if (n == 0) return 0;
-    return entropy_.n_log_n(n) - sum + ((uint64_t{2} * last + 20) << 16);
+    return entropy_.n_log_n(n) - sum + ((uint64_t{3} * used + 25) << 16);
   }
 
   struct Cluster {
@@ -181,7 +341,7 @@ class CoefficientEncoder {
     table.fill(-1);
     unsigned previous = 0;
     for (unsigned i = 0; i < kContexts; ++i) {
-      if (segment_totals_.back()[i] == 0) {  // never asked for: prolongs the run before it
+      if (totals_[i] == 0) {  // never asked for: prolongs the run before it
         set_.map[i] = static_cast<uint8_t>(previous);
         continue;
       }
@@ -243,9 +403,11 @@ class CoefficientEncoder {
   void gather(const Subbands& tile) {
     const size_t tables = set_.tables.size();
     ends_.assign((tile.levels + 2) * tables, 0);
-    for (unsigned s = 0; s <= tile.levels; ++s)
+    for (unsigned s = 0; s <= tile.levels; ++s) {
+      for (size_t t = 0; t < tables; ++t) ends_[(s + 1) * tables + t] = ends_[s * tables + t];
       for (unsigned i = 0; i < kContexts; ++i)
-        if (segment_totals_.back()[i] != 0) ends_[(s + 1) * tables + set_.map[i]] += segment_totals_[s][i];
+        if (totals_[i] != 0) ends_[(s + 1) * tables + set_.map[i]] += segment_totals_[s][i];
+    }
     size_t start = 0;
     starts_.assign(tables, SIZE_MAX);
     for (size_t t = 0; t < tables; ++t) {
@@ -261,9 +423,9 @@ class CoefficientEncoder {
     std::array<uint8_t, kMaxTables> step{};
     for (size_t t = 0; t < tables; ++t) step[t] = starts_[t] != SIZE_MAX;
     const size_t n = start != 0 ? contexts_.size() : 0;
-    const uint8_t *contexts = contexts_.data(), *tokens = tokens_.data(), *map = set_.map.data();
+    const uint8_t *contexts = contexts_.data(), *tokens = tokens_.data();
     for (size_t i = 0; i < n; ++i) {
-      const unsigned t = map[contexts[i]];
+      const unsigned t = contexts[i];
       *to[t] = tokens[i];
       to[t] += step[t];
     }
@@ -467,7 +629,7 @@ class CoefficientEncoder {
   }
 
   void write_range(BitWriter& writer, const int32_t* c, size_t from, size_t to) {
-    const uint8_t *contexts = contexts_.data(), *tokens = tokens_.data(), *map = set_.map.data();
+    const uint8_t *contexts = contexts_.data(), *tokens = tokens_.data();
     State* states = states_.data();
     const std::array<TokenCode, kTokens>* token_codes = token_codes_.data();
     constexpr size_t kPiece = 4096, kMostBits = 96;  // run, its raw bits, code, its raw bits: 82
@@ -476,7 +638,7 @@ class CoefficientEncoder {
       writer.reserve_bits((stop - i) * kMostBits);
       BitWriter::Cursor w(writer);
       for (; i < stop; ++i) {
-        const unsigned t = map[contexts[i]], token = tokens[i];
+        const unsigned t = contexts[i], token = tokens[i];
         const uint32_t z = zigzag(c[i]);
         State& s = states[t];
         if (s.mode == kPlain) {
@@ -518,13 +680,24 @@ class CoefficientEncoder {
     if (token >= s.escape) put(2 * t + 1, token - s.escape);
   }
 
-  std::array<uint8_t, kSmall> small_tokens_;
+  Subbands tile_{};
+  std::vector<Reference> references_;
+  std::vector<std::array<BandWeights, kKinds>> weights_;
+  ContextRows rows_;
+  BandTaps taps_;
+  BandFit fit_;
+  std::vector<int32_t> predicted_;
+  TokenTable token_table_;
+  std::vector<ans::Frequencies> frequencies_;
+  std::vector<ans::WideEncodeTable> ans_tables_;
+  std::vector<uint8_t> words_;
   Entropy entropy_;
   TableSet set_;
   std::vector<uint8_t> contexts_, tokens_, grouped_;
   std::vector<Counts> counts_;
   std::array<Counts, kContexts> table_counts_;
-  std::vector<std::array<uint32_t, kContexts>> segment_totals_;  // running, after each segment
+  std::vector<std::array<uint32_t, kContexts>> segment_totals_;
+  std::array<uint32_t, kContexts> totals_{};
   std::array<uint32_t, kContexts> parent_{};
   std::array<uint32_t, kMaxSymbols> group_counts_{};
   std::array<uint32_t, kMaxSymbols> first_counts_{};  // of the grouping that is being tried

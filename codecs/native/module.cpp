@@ -34,7 +34,8 @@ tilevault::Shape shape_of(const std::vector<uint64_t>& extents, size_t size) {
   return shape;
 }
 
-nb::bytes encode(ByteArray samples, unsigned type, const std::vector<uint64_t>& extents, unsigned levels, bool pack) {
+nb::bytes encode(ByteArray samples, unsigned type, const std::vector<uint64_t>& extents, unsigned levels, bool pack, bool size,
+                 bool huffman) {
   const tilevault::Type t = type_of(type);
   const tilevault::Shape shape = shape_of(extents, tilevault::size_of(t));
   if (samples.size() != shape.samples() * tilevault::size_of(t)) throw nb::value_error("samples and shape differ");
@@ -42,7 +43,8 @@ nb::bytes encode(ByteArray samples, unsigned type, const std::vector<uint64_t>& 
   std::vector<uint8_t> out;
   {
     nb::gil_scoped_release release;
-    tilevault::TileEncoder::encode(samples.data(), t, shape, levels, pack, out);
+    tilevault::TileEncoder::encode(samples.data(), t, shape, levels, pack, size ? tilevault::Prefer::size : tilevault::Prefer::resolution,
+                                   huffman ? tilevault::Coder::huffman : tilevault::Coder::ans, out);
     tilevault::Workspace::give_back();
   }
   return nb::bytes(reinterpret_cast<const char*>(out.data()), out.size());
@@ -71,7 +73,8 @@ std::vector<size_t> segment_ends(ByteArray data, unsigned type, unsigned levels)
 NB_MODULE(_native, m) {
   m.doc() = "Native kernels of tilevault.codecs.";
   nb::exception<tilevault::Corrupt>(m, "Corrupt", PyExc_ValueError);
-  m.def("encode", &encode, "samples"_a, "type"_a, "extents"_a, "levels"_a, "pack"_a);
+  m.def("encode", &encode, "samples"_a, "type"_a, "extents"_a, "levels"_a, "pack"_a, "size"_a,
+        "huffman"_a);
   m.def("decode", &decode, "data"_a, "type"_a, "extents"_a, "reduce"_a, "levels"_a, "out"_a);
   m.def("segment_ends", &segment_ends, "data"_a, "type"_a, "levels"_a);
 }

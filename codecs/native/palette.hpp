@@ -107,13 +107,16 @@ inline void read_palette(Type type, size_t samples, Bytes& in, std::vector<uint3
 class Packing {
  public:
   // Fills keys with the values of n samples, in order, or returns false if packing does not pay.
-  bool decide(Type type, const uint8_t* in, size_t n, std::vector<uint32_t>& keys) {
+  bool decide(Type type, const uint8_t* in, size_t n, std::vector<uint32_t>& keys) { return saving(type, in, n, keys) > 0; }
+
+  // Bits that packing saves beyond what makes it worth while; keys are filled where that is not 0.
+  int64_t saving(Type type, const uint8_t* in, size_t n, std::vector<uint32_t>& keys) {
     const bool small = size_of(type) < 4;
-    if (n < 64) return false;
-    if (small ? !count_small(type, in, n) : !count_large(type, in, n)) return false;
+    if (n < 64) return 0;
+    if (small ? !count_small(type, in, n) : !count_large(type, in, n)) return 0;
     keys.clear();
     for (const Entry& e : entries_) keys.push_back(e.key);
-    if (keys.size() < 2 || keys.back() - keys.front() + uint64_t{1} == keys.size()) return false;
+    if (keys.size() < 2 || keys.back() - keys.front() + uint64_t{1} == keys.size()) return 0;
     constexpr size_t kAround = 6;
     uint64_t gain = 0;  // 1/16 bits
     for (size_t i = 0; i < entries_.size(); ++i) {
@@ -121,9 +124,10 @@ class Packing {
       const uint64_t sixteenths = (uint64_t{entries_[b].key - entries_[a].key} << 4) / (b - a);
       gain += entries_[i].count * uint64_t{log2_16(sixteenths)};
     }
+    if (gain / 16 <= n / 32 + 400) return 0;
     uint64_t bits;
     rice_parameter(keys, bits);
-    return gain / 16 > 2 * bits + n / 32 + 400;
+    return static_cast<int64_t>(gain / 16) - static_cast<int64_t>(2 * bits + n / 32 + 400);
   }
 
  private:
@@ -139,13 +143,35 @@ class Packing {
   }
 
   bool count_small(Type type, const uint8_t* in, size_t n) {
-    counts_.assign(65536, 0);
-    const size_t size = size_of(type);
-    for (size_t i = 0; i < n; ++i) ++counts_[palette_key(type, in + i * size)];
-    entries_.clear();
-    for (uint32_t key = 0; key < 65536; ++key)
-      if (counts_[key] != 0) entries_.push_back({key, counts_[key]});
+    switch (type) {
+      case Type::u8: count_keys(n, [in](size_t i) { return uint32_t{in[i]}; }); break;
+      case Type::i8: count_keys(n, [in](size_t i) { return palette_key(Type::i8, in + i); }); break;
+      case Type::u16: count_keys(n, [in](size_t i) { return uint32_t{load_le16(in + 2 * i)}; }); break;
+      default: count_keys(n, [in](size_t i) { return palette_key(Type::i16, in + 2 * i); });
+    }
     return true;
+  }
+
+  // Two tables in turn: equal neighbours would wait for each other's count.
+  template <class Key>
+  void count_keys(size_t n, Key&& key) {
+    uint32_t low = key(0), high = low;
+    for (size_t i = 1; i < n; ++i) {
+      low = std::min(low, key(i));
+      high = std::max(high, key(i));
+    }
+    const size_t span = high - low + size_t{1};
+    counts_.assign(2 * span, 0);
+    uint32_t *even = counts_.data(), *odd = even + span;
+    size_t i = 0;
+    for (; i + 2 <= n; i += 2) {
+      ++even[key(i) - low];
+      ++odd[key(i + 1) - low];
+    }
+    if (i < n) ++even[key(i) - low];
+    entries_.clear();
+    for (size_t k = 0; k < span; ++k)
+      if (even[k] + odd[k] != 0) entries_.push_back({static_cast<uint32_t>(low + k), even[k] + odd[k]});
   }
 
   // A hash table that gives up as soon as there are too many values to be worth a list.

@@ -41,7 +41,14 @@ inline uint32_t load_le32(const uint8_t* p) {
   return static_cast<uint32_t>(p[0]) | static_cast<uint32_t>(p[1]) << 8 | static_cast<uint32_t>(p[2]) << 16 |
          static_cast<uint32_t>(p[3]) << 24;
 }
-inline uint16_t load_le16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
+inline uint16_t load_le16(const uint8_t* p) {
+  uint16_t v;
+  std::memcpy(&v, p, 2);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  v = __builtin_bswap16(v);
+#endif
+  return v;
+}
 
 // n samples to words.
 inline void load_words(Type type, const uint8_t* in, size_t n, uint32_t base, int32_t* out) {
@@ -64,8 +71,11 @@ inline void load_words(Type type, const uint8_t* in, size_t n, uint32_t base, in
 }
 
 inline void store_le16(uint8_t* p, uint32_t v) {
-  p[0] = static_cast<uint8_t>(v);
-  p[1] = static_cast<uint8_t>(v >> 8);
+  auto word = static_cast<uint16_t>(v);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  word = __builtin_bswap16(word);
+#endif
+  std::memcpy(p, &word, 2);
 }
 inline void store_le32(uint8_t* p, uint32_t v) {
   store_le16(p, v);

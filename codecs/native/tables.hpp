@@ -30,7 +30,7 @@ struct Table {
 };
 
 struct TableSet {
-  std::array<uint8_t, kContexts> map{};  // context -> table
+  std::array<uint8_t, kContexts + 3> map{};  // context -> table; what follows may be looked at
   std::vector<Table> tables;
 };
 

@@ -6,12 +6,16 @@
 #include <cstdint>
 #include <vector>
 
-#include "encoder.hpp"
-#include "palette.hpp"
+#include "clusters.hpp"
+#include "planes.hpp"
+#include "predictor_encoder.hpp"
+#include "resolution.hpp"
+#include "word_colour.hpp"
 
 namespace tilevault {
 
-enum Transform : uint8_t { kRaw = 0, kConstant = 1, kZstd = 2, kWavelet53 = 3 };
+enum Transform : uint8_t { kRaw = 0, kConstant = 1, kZstd = 2, kWavelet53 = 3, kPredictor = 4, kPlanes = 5, kClusters = 6 };
+enum class Prefer { resolution, size };
 constexpr unsigned kMinRank = 2, kMaxRank = 5;
 
 struct Shape {
@@ -25,12 +29,25 @@ struct Shape {
   size_t height() const { return extent[rank - 2]; }
   size_t width() const { return extent[rank - 1]; }
   size_t planes() const { return samples() / (height() * width()); }
+  // Of a nested frame: this one's leading axes if it holds all planes, else one axis.
+  Shape nested(size_t count, size_t rows, size_t columns, bool all) const {
+    Shape out;
+    if (all) {
+      out = *this;
+    } else {
+      out.rank = 3;
+      out.extent[0] = count;
+    }
+    out.extent[out.rank - 2] = rows;
+    out.extent[out.rank - 1] = columns;
+    return out;
+  }
 };
 
 struct Header {
   Transform transform = kRaw;
   Shape shape;
-  // The rest is of kWavelet53 only.
+  // The rest is of kWavelet53 and kPredictor only.
   unsigned levels = 0;
   bool packed = false, colour = false;
   unsigned colour_axis = 0;
@@ -38,31 +55,6 @@ struct Header {
 };
 
 namespace frame {
-
-inline void put_varint(std::vector<uint8_t>& out, uint64_t v) {
-  for (; v >= 128; v >>= 7) out.push_back(static_cast<uint8_t>(v | 128));
-  out.push_back(static_cast<uint8_t>(v));
-}
-
-inline uint8_t take_byte(Bytes& in) {
-  if (in.size == 0) throw Corrupt("the frame ends in its header");
-  --in.size;
-  return *in.data++;
-}
-
-// At most 32 bits, the shortest form only.
-inline uint32_t take_varint(Bytes& in) {
-  uint64_t v = 0;
-  for (unsigned shift = 0; shift < 35; shift += 7) {
-    const uint8_t b = take_byte(in);
-    v |= uint64_t{b & 127u} << shift;
-    if ((b & 128) == 0) {
-      if ((b == 0 && shift != 0) || v > 0xFFFFFFFFu) break;
-      return static_cast<uint32_t>(v);
-    }
-  }
-  throw Corrupt("a number in the header is out of range");
-}
 
 inline void put_prefix(std::vector<uint8_t>& out, Transform transform, Type type, const Shape& shape) {
   out.push_back(transform);
@@ -74,7 +66,8 @@ inline void put_prefix(std::vector<uint8_t>& out, Transform transform, Type type
 inline Header take_header(Bytes& in, Type type, const Shape& limit, unsigned levels) {
   Header h;
   const uint8_t transform = take_byte(in), kind = take_byte(in);
-  if (transform != kRaw && transform != kConstant && transform != kWavelet53)
+  if (transform != kRaw && transform != kConstant && transform != kWavelet53 && transform != kPredictor && transform != kPlanes &&
+      transform != kClusters)
     throw Corrupt("the frame names a transform that is not known for this type");
   h.transform = static_cast<Transform>(transform);
   if ((kind & 7u) != limit.rank) throw Corrupt("the frame's rank is not the chunk's");
@@ -85,13 +78,14 @@ inline Header take_header(Bytes& in, Type type, const Shape& limit, unsigned lev
     if (h.shape.extent[i] == 0 || h.shape.extent[i] > limit.extent[i])
       throw Corrupt("an extent of the frame is larger than the chunk's, or zero");
   }
-  if (h.transform != kWavelet53) return h;
+  if (h.transform != kWavelet53 && h.transform != kPredictor) return h;
   const uint8_t flags = take_byte(in);
   h.levels = flags & 15u;
   h.packed = (flags & 16u) != 0;
   h.colour = (flags & 32u) != 0;
   h.colour_axis = flags >> 6;
-  if (h.levels != useful_levels(h.shape.height(), h.shape.width(), levels))
+  if (h.transform == kPredictor && h.levels != 0) throw Corrupt("an unused field of the frame is not zero");
+  if (h.transform == kWavelet53 && h.levels != useful_levels(h.shape.height(), h.shape.width(), levels))
     throw Corrupt("the frame has another number of decompositions than the codec");
   if (!h.colour && h.colour_axis != 0) throw Corrupt("an unused field of the frame is not zero");
   if (h.colour && (h.colour_axis + 2 >= h.shape.rank || h.shape.extent[h.colour_axis] < 3))
@@ -103,49 +97,30 @@ inline Header take_header(Bytes& in, Type type, const Shape& limit, unsigned lev
 
 }  // namespace frame
 
-// YCoCg-R (Malvar and Sullivan 2003) on the coefficients of planes R, G, B, so that every resolution
-// comes out as if there had been no colour transform.
-struct Colour {
-  static void forward(int32_t& r, int32_t& g, int32_t& b) {
-    using namespace lifting;
-    const int32_t co = sub(r, b), t = add(b, co >> 1), cg = sub(g, t);
-    r = add(t, cg >> 1);
-    g = co;
-    b = cg;
-  }
-  static void inverse(int32_t& y, int32_t& co, int32_t& cg) {
-    using namespace lifting;
-    const int32_t t = sub(y, cg >> 1), g = add(cg, t), b = sub(t, co >> 1);
-    y = add(b, co);
-    co = g;
-    cg = b;
-  }
+// YCoCg-R on the first three planes along an axis.
+inline Colour colour_along(const Shape& shape, unsigned axis) {
+  size_t inner = 1;
+  for (unsigned i = axis + 1; i + 2 < shape.rank; ++i) inner *= shape.extent[i];
+  return Colour(shape.planes(), shape.extent[axis], inner);
+}
 
-  // step(r, g, b) on every coefficient of the first `segments` segments.
-  template <class Step>
-  static void apply(const Subbands& tile, const Shape& shape, unsigned axis, unsigned segments, int32_t* c, Step step) {
-    size_t inner = 1;
-    for (unsigned i = axis + 1; i + 2 < shape.rank; ++i) inner *= shape.extent[i];
-    const size_t outer = tile.planes / (inner * shape.extent[axis]);
-    for (unsigned s = 0; s < segments; ++s) {
-      const size_t size = (tile.prefix(s + 1) - tile.prefix(s)) / tile.planes;
-      for (size_t o = 0; o < outer; ++o)
-        for (size_t i = 0; i < inner; ++i) {
-          int32_t* p = c + tile.prefix(s) + (o * shape.extent[axis] * inner + i) * size;
-          int32_t *q = p + inner * size, *r = q + inner * size;
-          for (size_t x = 0; x < size; ++x) step(p[x], q[x], r[x]);
-        }
-    }
-  }
-};
+inline void planes_of(const Shape& shape, std::vector<predictor::Plane>& planes) {
+  planes.clear();
+  const size_t size = shape.height() * shape.width(), count = shape.planes();
+  for (size_t p = 0; p < count; ++p) planes.push_back({shape.height(), shape.width(), p * size, -1});
+}
 
 // What one thread keeps between tiles, so that nothing is allocated per tile once it has grown.
 struct Workspace {
   std::vector<int32_t> words, coefficients, low, scratch;
   std::vector<uint32_t> keys, ranks;
   Packing packing;
-  CoefficientEncoder encoder;
-  CoefficientDecoder decoder;
+  Clusters clusters;
+  ResolutionEncoder resolution_encoder;
+  ResolutionDecoder resolution_decoder;
+  std::vector<predictor::Plane> planes;
+  predictor::PredictorEncoder predictor_encoder;
+  predictor::PredictorDecoder predictor_decoder;
 
   static Workspace& mine() {
     static thread_local Workspace w;
@@ -162,7 +137,77 @@ struct Workspace {
 class TileEncoder {
  public:
   // samples: shape.samples() of type, little-endian, C order, contiguous.
-  static void encode(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, bool pack, std::vector<uint8_t>& out) {
+  static void encode(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, bool pack, Prefer prefer, Coder coder, std::vector<uint8_t>& out) {
+    encode_as(samples, type, shape, levels, pack, prefer, coder, out);
+    // Graphics and text: a prefix of the wavelet's frame may be given up (pack says so) where that saves much.
+    if (!pack || prefer == Prefer::size || size_of(type) > 1 || out.size() > shape.samples() / 2) return;
+    std::vector<uint8_t> other;
+    encode_as(samples, type, shape, levels, pack, Prefer::size, coder, other);
+    if (10 * other.size() < 9 * out.size()) out = std::move(other);
+  }
+
+ private:
+  static void encode_as(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, bool pack, Prefer prefer, Coder coder,
+                        std::vector<uint8_t>& out) {
+    static thread_local PlaneFinder finder;
+    if (pack && encode_planes(finder, samples, type, shape, levels, prefer, coder, out)) return;
+    encode_whole(samples, type, shape, levels, pack && !finder.dense(), prefer, coder, out);
+  }
+
+  // Any frame but that of planes.
+  static void encode_whole(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, bool pack, Prefer prefer, Coder coder,
+                           std::vector<uint8_t>& out) {
+    const Loaded loaded = load(samples, type, shape, pack);
+    Workspace& ws = Workspace::mine();
+    uint32_t gap = 0;
+    const size_t n = shape.samples(), size = shape.height() * shape.width();
+    const bool clusters = loaded.packed && ws.clusters.find(ws.keys, n, gap);
+    std::vector<uint8_t> numbers, places, other;
+    if (clusters) {
+      ws.clusters.split(ws.words.data(), shape.planes(), size, numbers, places);
+      frame::put_prefix(other, kClusters, type, shape);
+      write_palette(ws.keys, other);
+      frame::put_varint(other, gap);
+    }
+    encode_alone(samples, type, shape, levels, loaded, prefer, coder, out);
+    if (!clusters) return;
+    std::vector<uint8_t> nested;
+    encode_simple(numbers.data(), Type::u16, shape, levels, prefer, coder, nested);
+    frame::put_varint(other, nested.size());
+    other.insert(other.end(), nested.begin(), nested.end());
+    encode_simple(places.data(), Type::i8, shape, levels, prefer, coder, nested);
+    other.insert(other.end(), nested.begin(), nested.end());
+    if (other.size() < out.size()) out = std::move(other);
+  }
+
+  static void encode_simple(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, Prefer prefer, Coder coder,
+                            std::vector<uint8_t>& out) {
+    encode_alone(samples, type, shape, levels, load(samples, type, shape, false), prefer, coder, out);
+  }
+
+  // What lies in the workspace's words: ranks among its keys if packed, else words less base.
+  struct Loaded {
+    bool packed;
+    uint32_t base;
+  };
+
+  static Loaded load(const uint8_t* samples, Type type, const Shape& shape, bool pack) {
+    Workspace& ws = Workspace::mine();
+    const size_t n = shape.samples();
+    ws.words.resize(n);
+    if (pack && ws.packing.decide(type, samples, n, ws.keys)) {
+      load_ranks(type, samples, n, ws);
+      return {true, 0};
+    }
+    BaseOf middle(type);
+    middle.add(samples, n);
+    load_words(type, samples, n, middle.base(), ws.words.data());
+    return {false, middle.base()};
+  }
+
+  // A frame without nested ones.
+  static void encode_alone(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, const Loaded& loaded, Prefer prefer,
+                           Coder coder, std::vector<uint8_t>& out) {
     out.clear();
     const size_t size = size_of(type), n = shape.samples();
     if (std::memcmp(samples, samples + size, (n - 1) * size) == 0) {
@@ -170,53 +215,90 @@ class TileEncoder {
       out.insert(out.end(), samples, samples + size);
       return;
     }
-    encode_wavelet(samples, type, shape, levels, pack, out);
+    if (prefer == Prefer::size) {
+      encode_predictor(type, shape, loaded, out);
+    } else {
+      encode_wavelet(type, shape, levels, loaded, coder, out);
+    }
     if (out.size() < n * size) return;
     out.clear();
     frame::put_prefix(out, kRaw, type, shape);
     out.insert(out.end(), samples, samples + n * size);
   }
 
- private:
-  static void encode_wavelet(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, bool pack, std::vector<uint8_t>& out) {
-    Workspace& ws = Workspace::mine();
-    const size_t n = shape.samples();
-    const Subbands tile{shape.planes(), shape.height(), shape.width(), useful_levels(shape.height(), shape.width(), levels)};
-    ws.words.resize(n);
-    const bool packed = pack && ws.packing.decide(type, samples, n, ws.keys);
-    uint32_t base = 0;
-    if (packed) {
-      load_ranks(type, samples, n, ws);
-    } else {
-      BaseOf middle(type);
-      middle.add(samples, n);
-      base = middle.base();
-      load_words(type, samples, n, base, ws.words.data());
-    }
-    run([&] { transform(tile, ws); });
-    const int axis = colour_axis(tile, shape, ws.coefficients.data());
-    if (axis >= 0) Colour::apply(tile, shape, static_cast<unsigned>(axis), tile.levels + 1, ws.coefficients.data(), Colour::forward);
-    CoefficientEncoder::predict_ll(tile, ws.coefficients.data());
+  // What repeats and what does not occur is taken out; the rest are nested frames. False if that does not pay.
+  static bool encode_planes(PlaneFinder& finder, const uint8_t* samples, Type type, const Shape& shape, unsigned levels, Prefer prefer,
+                            Coder coder, std::vector<uint8_t>& out) {
+    const size_t size = size_of(type), n = shape.samples(), count = shape.planes();
+    if (std::memcmp(samples, samples + size, (n - 1) * size) == 0) return false;
+    std::vector<PlaneMap> maps;
+    if (count > planes::kMaxPlanes || !finder.find(type, samples, count, shape.height(), shape.width(), maps)) return false;
+    out.clear();
+    frame::put_prefix(out, kPlanes, type, shape);
+    auto code = [&](const uint8_t* nested, const planes::Group& group, bool all, std::vector<uint8_t>& to) {
+      encode_whole(nested, group.inner, shape.nested(group.planes, group.height, group.width, all), levels, true, prefer, coder, to);
+    };
+    planes::put(samples, type, shape.height(), shape.width(), maps, code, out);
+    return out.size() < n * size;
+  }
 
-    frame::put_prefix(out, kWavelet53, type, shape);
-    out.push_back(static_cast<uint8_t>(tile.levels | unsigned{packed} << 4 | unsigned{axis >= 0} << 5 |
-                                       static_cast<unsigned>(std::max(axis, 0)) << 6));
-    if (packed) {
-      write_palette(ws.keys, out);
-    } else if (size_of(type) == 4) {
-      for (unsigned i = 0; i < 4; ++i) out.push_back(static_cast<uint8_t>(base >> (8 * i)));
+  static void encode_wavelet(Type type, const Shape& shape, unsigned levels, const Loaded& loaded, Coder coder, std::vector<uint8_t>& out) {
+    Workspace& ws = Workspace::mine();
+    const Subbands tile{shape.planes(), shape.height(), shape.width(), useful_levels(shape.height(), shape.width(), levels)};
+    std::vector<Colour> colours;
+    std::vector<unsigned> axes;
+    for (unsigned axis = 0; axis + 2 < shape.rank; ++axis) {
+      if (shape.extent[axis] != 3 && shape.extent[axis] != 4) continue;
+      colours.push_back(colour_along(shape, axis));
+      axes.push_back(axis);
     }
     static thread_local std::vector<uint8_t> body;
     static thread_local std::vector<size_t> ends;
     body.clear();
     ends.clear();
-    ws.encoder.encode(tile, ws.coefficients.data(), body, ends);
+    const int chosen = ws.resolution_encoder.encode(tile, ws.words.data(), colours, coder, body, ends);
+    frame::put_prefix(out, kWavelet53, type, shape);
+    const unsigned axis = chosen >= 0 ? axes[static_cast<size_t>(chosen)] : 0;
+    out.push_back(static_cast<uint8_t>(tile.levels | unsigned{loaded.packed} << 4 | unsigned{chosen >= 0} << 5 | axis << 6));
+    put_values(type, loaded, out);
     size_t begin = 0;
     for (unsigned s = 0; s < tile.levels; ++s) {
       frame::put_varint(out, ends[s] - begin);
       begin = ends[s];
     }
     out.insert(out.end(), body.begin(), body.end());
+  }
+
+  static void encode_predictor(Type type, const Shape& shape, const Loaded& loaded, std::vector<uint8_t>& out) {
+    Workspace& ws = Workspace::mine();
+    const int axis = word_colour_axis(shape, ws.words.data());
+    if (axis >= 0) colour_along(shape, static_cast<unsigned>(axis)).apply(ws.words.data(), shape.height() * shape.width());
+    frame::put_prefix(out, kPredictor, type, shape);
+    out.push_back(static_cast<uint8_t>(unsigned{loaded.packed} << 4 | unsigned{axis >= 0} << 5 | static_cast<unsigned>(std::max(axis, 0)) << 6));
+    put_values(type, loaded, out);
+    planes_of(shape, ws.planes);
+    ws.predictor_encoder.encode(ws.words.data(), ws.planes, out);
+  }
+
+  static void put_values(Type type, const Loaded& loaded, std::vector<uint8_t>& out) {
+    if (loaded.packed) {
+      write_palette(Workspace::mine().keys, out);
+    } else if (size_of(type) == 4) {
+      for (unsigned i = 0; i < 4; ++i) out.push_back(static_cast<uint8_t>(loaded.base >> (8 * i)));
+    }
+  }
+
+  // The leading axis of three or four samples on whose first planes YCoCg-R pays; -1 if there is none.
+  static int word_colour_axis(const Shape& shape, const int32_t* words) {
+    static thread_local WordColour colour;
+    for (unsigned axis = 0; axis + 2 < shape.rank; ++axis) {
+      if (shape.extent[axis] != 3 && shape.extent[axis] != 4) continue;
+      size_t step = shape.height() * shape.width();
+      for (unsigned i = axis + 1; i + 2 < shape.rank; ++i) step *= shape.extent[i];
+      const int32_t* const planes[3] = {words, words + step, words + 2 * step};
+      if (colour.pays(planes, shape.height(), shape.width(), Colour::forward)) return static_cast<int>(axis);
+    }
+    return -1;
   }
 
   static void load_ranks(Type type, const uint8_t* samples, size_t n, Workspace& ws) {
@@ -232,51 +314,6 @@ class TileEncoder {
       ws.words[i] = static_cast<int32_t>(std::lower_bound(ws.keys.begin(), ws.keys.end(), key) - ws.keys.begin());
     }
   }
-
-  static void transform(const Subbands& tile, Workspace& ws) {
-    ws.coefficients.resize(tile.prefix(tile.levels + 1));
-    ws.low.resize(2 * tile.plane_size(1));
-    ws.scratch.resize(6 * tile.width + 1);
-    int32_t* c = ws.coefficients.data();
-    for (size_t p = 0; p < tile.planes; ++p) {
-      const int32_t* from = ws.words.data() + p * tile.height * tile.width;
-      if (tile.levels == 0) std::copy_n(from, tile.height * tile.width, c + tile.band(0, p, kLL).offset);
-      for (unsigned k = 1; k <= tile.levels; ++k) {
-        const size_t h = tile.height_at(k - 1), w = tile.width_at(k - 1);
-        int32_t* low = k == tile.levels ? c + tile.band(k, p, kLL).offset : ws.low.data() + (k & 1) * tile.plane_size(1);
-        auto rows = [&](Kind kind) {
-          const Band b = tile.band(k, p, kind);
-          return Rows{c + b.offset, b.width};
-        };
-        analyse(h, w, [&](size_t y, int32_t* row) { std::copy_n(from + y * w, w, row); }, Rows{low, low_size(w)},
-                rows(kHL), rows(kLH), rows(kHH), ws.scratch.data());
-        from = low;
-      }
-    }
-  }
-
-  // The leading axis of three or four samples on whose first three YCoCg-R makes the finest segment
-  // smallest, by the sum of bit lengths; -1 if none saves 2 %.
-  static int colour_axis(const Subbands& tile, const Shape& shape, const int32_t* c) {
-    int best = -1;
-    uint64_t most = 0;
-    for (unsigned axis = 0; axis + 2 < shape.rank; ++axis) {
-      if (shape.extent[axis] != 3 && shape.extent[axis] != 4) continue;
-      uint64_t before = 0, after = 0;
-      auto length = [](int32_t v) { return 32u - static_cast<unsigned>(__builtin_clz(zigzag(v) | 1u)); };
-      Colour::apply(tile, shape, axis, tile.levels + 1, const_cast<int32_t*>(c), [&](const int32_t& r, const int32_t& g, const int32_t& b) {
-        int32_t x = r, y = g, z = b;
-        before += length(x) + length(y) + length(z);
-        Colour::forward(x, y, z);
-        after += length(x) + length(y) + length(z);
-      });
-      if (after < before - before / 50 && before - after > most) {
-        most = before - after;
-        best = static_cast<int>(axis);
-      }
-    }
-    return best;
-  }
 };
 
 class TileDecoder {
@@ -289,6 +326,9 @@ class TileDecoder {
     const Target target{out, size_of(type), chunk, h.shape, reduce};
     if (h.transform == kConstant) return decode_constant(in, target);
     if (h.transform == kRaw) return decode_raw(in, type, h, target);
+    if (h.transform == kPredictor) return decode_predictor(in, type, h, target);
+    if (h.transform == kPlanes) return decode_planes(in, type, h, target, levels);
+    if (h.transform == kClusters) return decode_clusters(in, type, h, target, levels);
     decode_wavelet(in, type, h, reduce, target);
   }
 
@@ -347,6 +387,49 @@ class TileDecoder {
       }
   }
 
+  // Nested frames hold the extents that the maps say, and are of any kind but this.
+  static void decode_clusters(Bytes in, Type type, const Header& h, const Target& t, unsigned levels) {
+    const size_t n = h.shape.samples(), size = h.shape.height() * h.shape.width(), width = h.shape.width();
+    std::vector<uint32_t> keys;  // not the workspace's: nested frames use that
+    read_palette(type, n, in, keys);
+    Clusters clusters;
+    clusters.cut(keys, frame::take_varint(in));
+    const uint32_t length = frame::take_varint(in);
+    if (length > in.size) throw Corrupt("a nested frame ends behind the frame");
+    std::vector<uint8_t> numbers(2 * n), places(n);
+    decode_nested({in.data, length}, Type::u16, h.shape, levels, numbers.data());
+    decode_nested({in.data + length, in.size - length}, Type::i8, h.shape, levels, places.data());
+    std::vector<int32_t> ranks(size);
+    for (size_t p = 0; p < h.shape.planes(); ++p) {
+      clusters.join(&numbers[2 * p * size], &places[p * size], size, ranks.data());
+      for (size_t y = 0; y < h.shape.height(); ++y) store_values(type, &ranks[y * width], width, keys, t, p, y);
+    }
+  }
+
+  // A frame of all samples of `shape` that has no nested ones itself.
+  static void decode_nested(Bytes data, Type type, const Shape& shape, unsigned levels, uint8_t* out) {
+    Bytes rest = data;
+    const Header header = frame::take_header(rest, type, shape, levels);
+    if (header.transform == kPlanes || header.transform == kClusters) throw Corrupt("a nested frame has nested frames");
+    for (unsigned i = 0; i < shape.rank; ++i)
+      if (header.shape.extent[i] != shape.extent[i]) throw Corrupt("a nested frame has other extents than its planes");
+    decode(data, type, shape, 0, levels, out);
+  }
+
+  static void decode_planes(Bytes in, Type type, const Header& h, const Target& t, unsigned levels) {
+    auto decode_nested = [&](Bytes data, const planes::Group& group, bool all, uint8_t* out) {
+      const Shape shape = h.shape.nested(group.planes, group.height, group.width, all);
+      Bytes rest = data;
+      const Header header = frame::take_header(rest, group.inner, shape, levels);
+      if (header.transform == kPlanes) throw Corrupt("a nested frame has nested frames");
+      for (unsigned i = 0; i < shape.rank; ++i)
+        if (header.shape.extent[i] != shape.extent[i]) throw Corrupt("a nested frame has other extents than its planes");
+      decode(data, group.inner, shape, 0, levels, out);
+    };
+    planes::take(in, type, h.shape.planes(), h.shape.height(), h.shape.width(), t.reduce, decode_nested,
+                 [&](size_t p, size_t y) { return t.row(p, y); });
+  }
+
   static void decode_raw(Bytes in, Type type, const Header& h, const Target& t) {
     const size_t n = h.shape.samples(), width = h.shape.width(), height = h.shape.height(), planes = h.shape.planes();
     if (in.size != n * t.size) throw Corrupt("a raw tile has another length than its samples");
@@ -391,25 +474,41 @@ class TileDecoder {
     const unsigned skipped = h.packed ? 0 : std::min(reduce, h.levels);
     std::vector<Bytes> segments;
     take_segments(in, h.levels, h.levels + 1 - skipped, segments);
-    ws.coefficients.resize(tile.prefix(h.levels + 1 - skipped));
-    int32_t* c = ws.coefficients.data();
-    ws.decoder.decode(tile, segments, c);
-    CoefficientDecoder::restore_ll(tile, c);
-    if (h.colour) Colour::apply(tile, h.shape, h.colour_axis, h.levels + 1 - skipped, c, Colour::inverse);
-    ws.scratch.resize(6 * tile.width + 1);
-    ws.low.resize(2 * tile.plane_size(skipped + 1 > h.levels ? h.levels : skipped + 1));
+    const Colour colour = h.colour ? colour_along(h.shape, h.colour_axis) : Colour();
     bool inside = true;
-    for (size_t p = 0; p < tile.planes; ++p) {
-      auto sink = [&](size_t y, const int32_t* row) {
-        if (h.packed) {
-          inside &= store_values(type, row, tile.width, ws.keys, t, p, y);
-        } else {
-          inside &= store_words(type, row, tile.width_at(skipped), h.base, reduce == 0, t.row(p, y));
-        }
-      };
-      run([&] { synthesise_plane(tile, p, skipped, ws, sink); });
-    }
+    ws.resolution_decoder.decode(tile, colour, segments, [&](size_t p, size_t y, const int32_t* row) {
+      if (h.packed) {
+        inside &= store_values(type, row, tile.width, ws.keys, t, p, y);
+      } else {
+        inside &= store_words(type, row, tile.width_at(skipped), h.base, reduce == 0, t.row(p, y));
+      }
+    });
     if (!inside && (reduce == 0 || h.packed)) throw Corrupt("a sample is outside the range of its type");
+  }
+
+  static void decode_predictor(Bytes in, Type type, const Header& h, const Target& t) {
+    Workspace& ws = Workspace::mine();
+    const size_t height = h.shape.height(), width = h.shape.width();
+    if (h.packed) read_palette(type, h.shape.samples(), in, ws.keys);
+    planes_of(h.shape, ws.planes);
+    ws.coefficients.resize(h.shape.samples());
+    ws.predictor_decoder.decode(in, ws.planes, ws.coefficients.data());
+    if (h.colour) colour_along(h.shape, h.colour_axis).undo(ws.coefficients.data(), h.shape.height() * h.shape.width());
+    bool inside = true;
+    for (size_t p = 0; p < ws.planes.size(); ++p) {
+      const int32_t* words = ws.coefficients.data() + p * height * width;
+      if (h.packed) {
+        for (size_t y = 0; y < height; ++y) inside &= store_values(type, words + y * width, width, ws.keys, t, p, y);
+      } else if (t.reduce == 0) {
+        for (size_t y = 0; y < height; ++y) inside &= store_words(type, words + y * width, width, h.base, true, t.row(p, y));
+      } else {
+        ws.words.assign(words, words + height * width);
+        ws.scratch.resize(6 * width + 1);
+        reduce_plane(ws, height, width, t.reduce);
+        for (size_t y = 0; y < t.height(); ++y) store_words(type, ws.words.data() + y * t.width(), t.width(), h.base, false, t.row(p, y));
+      }
+    }
+    if (!inside) throw Corrupt("a sample is outside the range of its type");
   }
 
   static void take_segments(Bytes in, unsigned levels, unsigned needed, std::vector<Bytes>& segments) {
@@ -420,33 +519,6 @@ class TileDecoder {
       if (length > in.size) throw Corrupt("the frame ends before the segments that are needed");
       segments.push_back({in.data, length});
       in = {in.data + length, in.size - length};
-    }
-  }
-
-  template <class Sink>
-  static void synthesise_plane(const Subbands& tile, size_t p, unsigned skipped, Workspace& ws, Sink&& sink) {
-    int32_t* c = ws.coefficients.data();
-    int32_t* low = c + tile.band(tile.levels, p, kLL).offset;
-    if (skipped == tile.levels) {
-      const size_t w = tile.width_at(skipped);
-      for (size_t y = 0; y < tile.height_at(skipped); ++y) sink(y, low + y * w);
-      return;
-    }
-    for (unsigned k = tile.levels; k > skipped; --k) {
-      const size_t h = tile.height_at(k - 1), w = tile.width_at(k - 1);
-      auto rows = [&](Kind kind) {
-        const Band b = tile.band(k, p, kind);
-        return Rows{c + b.offset, b.width};
-      };
-      const Rows ll{low, low_size(w)};
-      if (k == skipped + 1) {
-        synthesise(h, w, ll, rows(kHL), rows(kLH), rows(kHH), sink, ws.scratch.data());
-        return;
-      }
-      int32_t* next = ws.low.data() + (k & 1) * (ws.low.size() / 2);
-      synthesise(h, w, ll, rows(kHL), rows(kLH), rows(kHH),
-                 [&](size_t y, const int32_t* row) { std::copy_n(row, w, next + y * w); }, ws.scratch.data());
-      low = next;
     }
   }
 

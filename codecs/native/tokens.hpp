@@ -2,7 +2,11 @@
 // three bits and the rest follows raw, because below the top bits the distribution is flat.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace tilevault {
 
@@ -24,5 +28,31 @@ inline uint32_t token_base(unsigned token) {
   if (token < kDirect) return token;
   return (4u + (token & 3u)) << raw_bits(token);
 }
+
+
+// Tokens and magnitudes (at most 32767) of a row, without branches: of z >= 16 the float32 of z / 2 has exponent
+// and top bits; bits that would round up are cleared.
+inline void tokens_of_row(const int32_t* v, size_t width, uint8_t* __restrict tokens, uint16_t* __restrict magnitudes) {
+  for (size_t x = 0; x < width; ++x) {
+    const uint32_t z = zigzag(v[x]), half = z >> 1;
+    const auto f = static_cast<float>(static_cast<int32_t>(half & ~(half >> 8)));
+    uint32_t bits;
+    std::memcpy(&bits, &f, 4);
+    tokens[x] = static_cast<uint8_t>(std::min(z, static_cast<uint32_t>(std::max(static_cast<int32_t>(bits >> 21) - 504, 16))));
+    magnitudes[x] = static_cast<uint16_t>(std::min(half + (z & 1), 32767u));
+  }
+}
+
+// The raw bits of all tokens, for one loop that asks no questions.
+struct TokenTable {
+  std::array<uint32_t, kTokens> base;
+  std::array<uint8_t, kTokens> raw;
+  TokenTable() {
+    for (unsigned i = 0; i < kTokens; ++i) {
+      base[i] = token_base(i);
+      raw[i] = static_cast<uint8_t>(raw_bits(i));
+    }
+  }
+};
 
 }  // namespace tilevault

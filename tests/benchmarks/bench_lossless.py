@@ -1,130 +1,39 @@
-"""Size and speed of tilevault.lossless against the codecs of the field, one thread, same run.
+"""Size and speed of tilevault.lossless against the codecs of the field, one thread each, in one run.
 
-The greys of the WG04 compression set (its lossless files, decoded once), cut into tiles of 512 x 512. Each
-repetition runs every codec on a tile before the next repetition begins, so that all see the same machine;
-the numbers are medians over the repetitions, summed over the tiles. Time is processor time of this
-process, because it does not depend on who else uses the machine. Signed pixels are offset for codecs that
-take none. Every decoded tile is compared.
+Every image of the data folder (`lossless_images.py`), cut into tiles as the archive cuts them. Each
+repetition runs every codec on a tile before the next one begins, so that all see the same machine; times are
+medians, summed over the tiles, in processor time of this process, because that does not depend on who else
+uses the machine. Slow codecs are timed once. Signed pixels are offset for codecs that take none. Every
+decoded tile is compared.
 
-    python tests/benchmarks/bench_lossless.py [--repeat 5] [--codecs jpeg-ls,zstd] [--json out.json]
+    python tests/benchmarks/bench_lossless.py [--quick] [--repeat 3] [--images CT] [--out build/bench]
+
+Sizes of the other codecs are kept in ``<out>/field-sizes.json``, so that ``--quick`` (our sizes on all
+images, speed on one tile of each, no memory) takes a minute or two.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import imagecodecs
 import numpy as np
-import pydicom
-from numpy.typing import NDArray
+from lossless_field import Codec, OwnCodec, Stream, field_codecs, own_codecs
+from lossless_images import BenchImage, Tile, images
+from lossless_report import bars, plot, report
 
-from tilevault.codecs import LosslessCodec
-
-Tile = NDArray[Any]
-SIDE = 512
-WG04 = "medical/robyoung__dicom-test-files/data/WG04"
-FILES = {
-    "CT1": f"{WG04}/JLSL/CT1_JLSL",
-    "CT2": f"{WG04}/J2KR/CT2_J2KR",
-    "MR1": f"{WG04}/J2KR/MR1_J2KR",
-    "MR2": f"{WG04}/J2KR/MR2_J2KR",
-    "MR3": f"{WG04}/J2KR/MR3_J2KR",
-    "MR4": f"{WG04}/J2KR/MR4_J2KR",
-    "NM1": "medical/pydicom__pydicom-data/data_store/data/JPEG2000_UNC.dcm",
-    "RG2": f"{WG04}/JPLL/RG2_JPLL",
-    "RG3": f"{WG04}/J2KR/RG3_J2KR",
-    "SC1": f"{WG04}/JLSL/SC1_JLSL",
-    "XA1": f"{WG04}/JLSL/XA1_JLSL",
-}
-"""Each distinct lossless grey image once; NM1 is the uncompressed file of the same scan."""
-DECODERS = {
-    "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_decode,
-    "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_decode,
-    "1.2.840.10008.1.2.4.70": imagecodecs.ljpeg_decode,
-}
-
-
-@dataclass(frozen=True)
-class Codec:
-    """One column of the table."""
-
-    name: str
-    encode: Callable[[Tile], bytes]
-    decode: Callable[[bytes, Tile], Tile]
-    signed: bool = False  # takes signed pixels as they are
-
-
-def _codecs() -> list[Codec]:
-    ours, pixels = LosslessCodec(), LosslessCodec(pack=False)
-
-    def shuffled(tile: Tile) -> bytes:
-        return bytes(
-            imagecodecs.zstd_encode(imagecodecs.bitshuffle_encode(tile.tobytes(), itemsize=2), level=3)
-        )
-
-    def unshuffled(data: bytes, tile: Tile) -> Tile:
-        raw = imagecodecs.bitshuffle_decode(imagecodecs.zstd_decode(data), itemsize=2)
-        return np.frombuffer(raw, tile.dtype).reshape(tile.shape)
-
-    def jxl(effort: int) -> Codec:
-        return Codec(
-            f"JXL e{effort}",
-            lambda t: imagecodecs.jpegxl_encode(t, lossless=True, effort=effort, numthreads=1),
-            lambda b, t: imagecodecs.jpegxl_decode(b, numthreads=1),
-        )
-
-    return [
-        Codec("tilevault", ours.encode_tile, lambda b, t: ours.decode_tile(b, t.shape, t.dtype), True),
-        Codec(
-            "tilevault -pack", pixels.encode_tile, lambda b, t: pixels.decode_tile(b, t.shape, t.dtype), True
-        ),
-        Codec("JPEG-LS", imagecodecs.jpegls_encode, lambda b, t: imagecodecs.jpegls_decode(b)),
-        Codec("zstd", shuffled, unshuffled, True),
-        Codec(
-            "JPEG 2000",
-            lambda t: imagecodecs.jpeg2k_encode(t, level=0, reversible=True, codecformat="j2k", numthreads=1),
-            lambda b, t: imagecodecs.jpeg2k_decode(b, numthreads=1),
-        ),
-        Codec(
-            "HTJ2K",
-            lambda t: imagecodecs.htj2k_encode(t, reversible=True),
-            lambda b, t: imagecodecs.htj2k_decode(b),
-        ),
-        jxl(1),
-        jxl(3),
-    ]
-
-
-def _read(path: Path) -> Tile:
-    dataset = pydicom.dcmread(path, force=True)
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if not syntax.is_compressed:
-        return np.ascontiguousarray(dataset.pixel_array)
-    frame = next(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1))
-    image = np.asarray(DECODERS[str(syntax)](frame))
-    if dataset.PixelRepresentation and image.dtype.kind == "u":
-        shift = 16 - dataset.BitsStored
-        return (image.astype(np.uint16) << shift).view(np.int16) >> shift
-    return image
-
-
-def _tiles(image: Tile) -> Iterator[Tile]:
-    for y in range(0, image.shape[0], SIDE):
-        for x in range(0, image.shape[1], SIDE):
-            yield np.ascontiguousarray(image[y : y + SIDE, x : x + SIDE])
-
-
-def _unsigned(tile: Tile) -> Tile:
-    return tile if tile.dtype.kind == "u" else (tile.astype(np.int32) - int(tile.min())).astype(np.uint16)
+MEMORY_TILE = (3, 1024, 1024)
+ONE_EIGHTH = 3
 
 
 def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
@@ -133,36 +42,181 @@ def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - began
 
 
-def measure(image: Tile, codecs: list[Codec], repeat: int) -> dict[str, list[float]]:
-    """Codec -> bytes, seconds to encode, seconds to decode."""
-    totals = {codec.name: [0.0, 0.0, 0.0] for codec in codecs}
-    for tile in _tiles(image):
-        times: dict[str, list[list[float]]] = {codec.name: [[], []] for codec in codecs}
-        for _ in range(repeat):
-            for codec in codecs:
-                taken = tile if codec.signed else _unsigned(tile)
-                data, encoding = _timed(lambda c=codec, t=taken: c.encode(t))
-                back, decoding = _timed(lambda c=codec, t=taken, d=data: c.decode(d, t))
-                if not np.array_equal(np.asarray(back).reshape(taken.shape), taken):
-                    raise SystemExit(f"{codec.name} did not give its tile back")
-                times[codec.name][0].append(encoding)
-                times[codec.name][1].append(decoding)
-                size = len(data)
-                if len(times[codec.name][0]) == 1:
-                    totals[codec.name][0] += size
-        for name, (encoding_times, decoding_times) in times.items():
-            totals[name][1] += median(encoding_times)
-            totals[name][2] += median(decoding_times)
-    return totals
+class Sizes:
+    """Bytes of a tile under one of the others' codecs, and which way was smaller; kept between runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.version = path, imagecodecs.__version__
+        self.known: dict[str, list[Any] | None] = {}
+        if path.exists():
+            kept = json.loads(path.read_text())
+            self.known = kept["sizes"] if kept["version"] == self.version else {}
+
+    def of(self, codec: Codec, tile: Tile, colour_axis: bool) -> tuple[int, bool] | None:
+        """(bytes, joint); None where the codec does not take the type, or loses something (LERC: NaN)."""
+        if not codec.takes(tile):
+            return None
+        digest = hashlib.sha256(tile.tobytes()).hexdigest()[:24]
+        key = f"{codec.name} {tile.dtype.str} {tile.shape} {codec.joins(tile, colour_axis)} {digest}"
+        if key not in self.known:
+            ways = [False, True] if codec.joins(tile, colour_axis) else [False]
+            streams = [codec.encode(tile, way) for way in ways]
+            exact = [s for s in streams if codec.same(codec.decode(s, tile), tile)]
+            self.known[key] = list(min((s.size, s.joint) for s in exact)) if exact else None
+        known = self.known[key]
+        return (int(known[0]), bool(known[1])) if known else None
+
+    def save(self) -> None:
+        """Write what is known."""
+        self.path.write_text(json.dumps({"version": self.version, "sizes": self.known}) + "\n")
 
 
-def _machine() -> dict[str, str]:
+def measure(image: BenchImage, sizes: Sizes, repeat: int, timed_tiles: int, slow: bool) -> dict[str, Any]:
+    """Codec -> bytes, and of the timed tiles: bytes of words, seconds to encode and to decode."""
+    owns = own_codecs(image.pack)
+    others = field_codecs(float_tiles=image.info.dtype.kind == "f")
+    row: dict[str, Any] = {}
+    for codec in [*owns, *others]:
+        if codec.geotiff and image.info.kind != "satellite":
+            continue
+        ways = _ways(codec, image, sizes)
+        if ways is None:
+            continue
+        row[codec.name] = {"bytes": sum(size for size, _ in ways), "joint": [way for _, way in ways],
+                           "timed": 0, "encode": 0.0, "decode": 0.0}  # fmt: skip
+    step = max(1, len(image.tiles) // timed_tiles)
+    for i in range(0, len(image.tiles), step)[:timed_tiles]:
+        running = [c for c in [*owns, *others] if c.name in row and (slow or not c.slow)]
+        _time_tile(image.tiles[i], running, row, i, repeat)
+    for own in owns:
+        row[own.name]["eighth"] = _eighth(own, image)
+    for entry in row.values():
+        del entry["joint"]
+    return row
+
+
+def _ways(codec: Codec, image: BenchImage, sizes: Sizes) -> list[tuple[int, bool]] | None:
+    if isinstance(codec, OwnCodec):
+        return [(codec.encode(tile, False).size, False) for tile in image.tiles]
+    found = [sizes.of(codec, tile, image.colour_axis) for tile in image.tiles]
+    return [way for way in found if way is not None] if all(way is not None for way in found) else None
+
+
+def _time_tile(tile: Tile, codecs: list[Codec], row: dict[str, Any], i: int, repeat: int) -> None:
+    times: dict[str, tuple[list[float], list[float]]] = {codec.name: ([], []) for codec in codecs}
+    for turn in range(repeat):
+        for codec in codecs:
+            if codec.slow and turn > 0:
+                continue
+            joint = row[codec.name]["joint"][i]
+            stream, encoding = _timed(lambda c=codec, j=joint: c.encode(tile, j))
+            back, decoding = _timed(lambda c=codec, s=stream: c.decode(s, tile))
+            if not codec.same(back, tile):
+                raise SystemExit(f"{codec.name} did not give its tile back")
+            times[codec.name][0].append(encoding)
+            times[codec.name][1].append(decoding)
+    for name, (encoding_times, decoding_times) in times.items():
+        row[name]["timed"] += tile.nbytes
+        row[name]["encode"] += median(encoding_times)
+        row[name]["decode"] += median(decoding_times)
+
+
+def _eighth(own: OwnCodec, image: BenchImage) -> dict[str, float] | None:
+    """What 1/8 of the resolution needs of the bytes and of the time, on tiles of some size."""
+    tiles = [tile for tile in image.tiles if min(tile.shape[-2:]) >= 256]
+    if not tiles:
+        return None
+    codec, touched, total, part, whole = own.codec, 0, 0, 0.0, 0.0
+    for tile in tiles[:4]:
+        data = codec.encode_tile(tile)
+        ends = codec.segment_ends(data)
+        touched, total = touched + ends[codec.decompositions - ONE_EIGHTH], total + len(data)
+        prefix = data[: ends[codec.decompositions - ONE_EIGHTH]]
+        for reduce, given in ((ONE_EIGHTH, prefix), (0, data)):
+            # Short runs want a finer clock than that of the process.
+            turns = []
+            for _ in range(5):
+                began = time.perf_counter()
+                codec.decode_tile(given, tile.shape, tile.dtype, reduce)
+                turns.append(time.perf_counter() - began)
+            if reduce:
+                part += min(turns)
+            else:
+                whole += min(turns)
+    return {"bytes": touched / total, "time": part / whole}
+
+
+def threads(found: list[BenchImage]) -> dict[str, dict[str, float]]:
+    """Wall time of one thread over that of two, best of five, on the tiles of several images."""
+    tiles = [tile for image in found for tile in image.tiles if tile.size >= 1 << 17][:24]
+    out = {}
+    for own in own_codecs(pack=False):
+        codec = own.codec
+        coded = [codec.encode_tile(tile) for tile in tiles]
+        jobs: dict[str, Callable[[int], Any]] = {
+            "encode": lambda i, c=codec: c.encode_tile(tiles[i]),
+            "decode": lambda i, c=codec, d=coded: c.decode_tile(d[i], tiles[i].shape, tiles[i].dtype),
+        }
+        out[own.name] = {name: _speed_up(job, len(tiles)) for name, job in jobs.items()}
+    return out
+
+
+def _speed_up(job: Callable[[int], Any], count: int) -> float:
+    best = {1: np.inf, 2: np.inf}
+    for _ in range(5):
+        for workers in best:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(job, range(workers)))  # threads and their buffers are there
+                began = time.perf_counter()
+                list(pool.map(job, range(count)))
+                best[workers] = min(best[workers], time.perf_counter() - began)
+    return best[1] / best[2]
+
+
+def memory() -> dict[str, dict[str, float]]:
+    """Peak MiB of a fresh process beyond the tile itself: 16 bit, 3 planes of 1024 x 1024."""
+    names = [codec.name for codec in (*own_codecs(False), *field_codecs())]
+    out = {}
+    for name in names:
+        run = subprocess.run(
+            [sys.executable, __file__, "--peak-of", name], capture_output=True, text=True, check=True
+        )
+        out[name] = json.loads(run.stdout)
+    return out
+
+
+def _peak_of(name: str) -> None:
+    """In a process of its own: print the peak of encoding, and of decoding, one tile."""
+    codec = next(c for c in (*own_codecs(False), *field_codecs()) if c.name == name)
+    rng = np.random.default_rng(1)
+    walk = np.cumsum(rng.integers(-40, 41, MEMORY_TILE), axis=2) + 30000
+    tile = np.ascontiguousarray(walk, np.uint16)
+    small = np.ascontiguousarray(tile[:, :64, :64])
+    codec.decode(codec.encode(small, False), small)  # libraries are loaded, tables are built
+    peaks, stream = {}, Stream((), False)
+    for step in ("encode", "decode"):
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        if step == "encode":
+            stream = codec.encode(tile, False)
+        else:
+            codec.decode(stream, tile)
+        peaks[step] = (_status("VmHWM") - before) / 1024
+    print(json.dumps(peaks))
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field + ":")))
+
+
+def machine() -> dict[str, str]:
+    """Where and with what the numbers were made."""
     cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
         cpu = next(
-            (line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line),
-            cpu,
+            (s.split(":")[1].strip() for s in cpuinfo.read_text().splitlines() if "model name" in s), cpu
         )
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
@@ -176,50 +230,43 @@ def _machine() -> dict[str, str]:
     }
 
 
-def _markdown(results: dict[str, dict[str, list[float]]], samples: dict[str, int], names: list[str]) -> str:
-    lines = ["| image | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for image, row in results.items():
-        bits = [f"{8 * row[name][0] / samples[image]:.3f}" for name in names]
-        lines.append(f"| {image} (bits/sample) | " + " | ".join(bits) + " |")
-    raw = 2 * sum(samples.values())
-    total = {name: [sum(row[name][i] for row in results.values()) for i in range(3)] for name in names}
-    lines.append("| total bytes | " + " | ".join(f"{total[n][0]:,.0f}" for n in names) + " |")
-    if "JPEG-LS" in names:
-        lines.append(
-            "| of JPEG-LS | " + " | ".join(f"{total[n][0] / total['JPEG-LS'][0]:.4f}" for n in names) + " |"
-        )
-    lines.append("| encode MB/s | " + " | ".join(f"{raw / total[n][1] / 1e6:.0f}" for n in names) + " |")
-    lines.append("| decode MB/s | " + " | ".join(f"{raw / total[n][2] / 1e6:.0f}" for n in names) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
-    """Measure, print Markdown, write JSON."""
+    """Measure; write Markdown, JSON and a plot; print the Markdown."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, default=os.environ.get("TILEVAULT_DATA", "../shared/data"))
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--codecs", default="")
-    parser.add_argument("--images", default=",".join(FILES))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--images", default="", help="only those whose path contains this")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    wanted = options.codecs.lower().split(",") if options.codecs else None
-    codecs = [
-        c
-        for c in _codecs()
-        if wanted is None or c.name.lower().startswith("tilevault") or c.name.lower() in wanted
-    ]
-    results, samples = {}, {}
-    for name in options.images.split(","):
-        image = _read(Path(options.data) / FILES[name])
-        samples[name] = image.size
-        results[name] = measure(image, codecs, options.repeat)
-        print(f"{name} done", file=sys.stderr)
-    print(_markdown(results, samples, [codec.name for codec in codecs]))
-    if options.json:
-        record = {"machine": _machine(), "samples": samples, "bytes_encode_decode_seconds": results}
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    if options.peak_of:
+        _peak_of(options.peak_of)
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    sizes = Sizes(options.out / "field-sizes.json")
+    found = list(images(Path(options.data), options.images))
+    record: dict[str, Any] = {"machine": machine(), "quick": options.quick, "images": {}}
+    for image in found:
+        print(image.name, file=sys.stderr)
+        row = measure(image, sizes, 2 if options.quick else options.repeat,
+                      1 if options.quick else 1 << 30, slow=not options.quick)  # fmt: skip
+        record["images"][image.name] = {
+            "group": image.group, "origin": image.origin, "samples": image.samples, "bytes": image.nbytes,
+            "dtype": str(image.info.dtype), "shape": list(image.info.shape), "pack": image.pack,
+            "codecs": row,
+        }  # fmt: skip
+        sizes.save()
+    record["threads"] = threads(found)
+    record["memory"] = {} if options.quick else memory()
+    record["bars"] = bars(record)
+    text = report(record)
+    (options.out / "lossless.json").write_text(json.dumps(record, indent=1) + "\n")
+    (options.out / "lossless.md").write_text(text)
+    plot(record, options.out / "lossless.png")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ Shape chosen_shape(const uint8_t* c) {
   shape.rank = 2 + c[2] % 4;
   shape.extent.fill(1);
   shape.extent[shape.rank - 1] = 1 + c[5] % 64;
-  shape.extent[shape.rank - 2] = 1 + c[4] % 64;
+  shape.extent[shape.rank - 2] = 1 + c[4] % 140;  // from 128 rows on a predicted plane is two stripes
   if (shape.rank > 2) shape.extent[shape.rank - 3] = 1 + c[3] % 5;
   return shape;
 }
@@ -56,7 +56,8 @@ std::vector<uint8_t> seed_input(Random& random) {
   const Shape shape = chosen_shape(choices);
   std::vector<uint8_t> input(choices, choices + kChoices), frame;
   TileEncoder::encode(make_tile(type, shape, random.below(kTextures), random).data(), type, shape, kLevels,
-                      random.below(2) != 0, frame);
+                      random.below(2) != 0, random.below(3) == 0 ? Prefer::size : Prefer::resolution,
+                      random.below(2) != 0 ? Coder::huffman : Coder::ans, frame);
   input.insert(input.end(), frame.begin(), frame.end());
   return input;
 }
