@@ -202,7 +202,7 @@ def held(blobs):
 
 
 @pytest.mark.parametrize(("number", "error", "exit_code"), REASONS, ids=lambda v: getattr(v, "__name__", v))
-@pytest.mark.parametrize("call", WRITES.keys() | READS.keys())
+@pytest.mark.parametrize("call", sorted({*WRITES, *READS}))
 def test_a_place_that_cannot_be_used_says_so_and_never_that_something_is_missing(
     held, monkeypatch, call, number, error, exit_code
 ):
