@@ -35,8 +35,10 @@ HEADER_LIMIT = 64 << 20
 """Bytes before the pixel data, and after it."""
 INFLATED_LIMIT = 256 << 20
 """Pixel bytes of a deflated file: it is decoded whole, so it has to fit into memory."""
-BLOCK = 512 << 10
-"""Bytes read at a time: they are hashed while they lie in the processor's cache."""
+LOADED = 64 << 10
+"""Bytes that are read ahead of the elements; few headers are longer."""
+PASSED = 256 << 10
+"""Bytes of pixels that are read at a time: they are hashed while they lie in the processor's cache."""
 Stat = tuple[int, int, int, int, int]
 """st_dev, st_ino, st_size, st_mtime_ns, st_ctime_ns."""
 
@@ -57,7 +59,7 @@ class FileSource:
         parts = [self._buffer[self._at :]]
         have = len(parts[0])
         while have < least and self._loaded < self.size:
-            block = os.read(self._descriptor, min(max(BLOCK, least - have), self.size - self._loaded))
+            block = os.read(self._descriptor, min(max(LOADED, least - have), self.size - self._loaded))
             self._passed(block)
             have += len(block)
             parts.append(block)
@@ -100,7 +102,7 @@ class FileSource:
         self._at += loaded
         count -= loaded
         # What nobody looks at is hashed where it was read, without a copy.
-        room = memoryview(bytearray(min(count, BLOCK)))
+        room = memoryview(bytearray(min(count, PASSED)))
         while count:
             step = os.readv(self._descriptor, [room[:count]])
             self._passed(room[:step])
