@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from tilevault.archive.description import Description
-from tilevault.archive.formats import SourceFile, SourceImage, formats
+from tilevault.archive.formats import SourceImage, formats
 from tilevault.archive.generation import Generation, ShardReceipt, forget_receipts
 from tilevault.archive.image import Window, Words
 from tilevault.archive.manifest import CommitRecord, Manifest, ManifestObject, image_id, source_set
@@ -91,20 +91,20 @@ def _attempt(order: Order, archive: Archive, previous: CommitRecord | None) -> J
         if known.keys() >= {file.sha256 for file in order.image.sources}:
             return result_of(order, "present", commit=previous)
     samples = list(_packing_samples(order))
-    sizes = yield [Task(_sample_packing, (order, window)) for window in samples]
+    sizes = yield [Task(_sample_packing, (window,), shared=(order,)) for window in samples]
     pack = worth_packing(sizes) if samples else True
     generation = _generation(order, archive, pack, previous)
     receipts, sources = yield from _write_sources(order, generation, archive, previous)
     objects = [receipt.entry for receipt in receipts] + [
         entry for _, written, _ in sources for entry in written
     ]
-    files = [pair for _, _, pairs in sorted(sources, key=lambda s: s[0]) for pair in pairs]
+    pieces = [own for _, _, batch in sorted(sources, key=lambda s: s[0]) for own in batch]
     if generation.description.info is not None:
         plain = all(receipt.plain for receipt in receipts)
         generation = replace(generation, description=settle_downsampling(generation.description, plain))
     (tables, documents) = yield [
-        Task(_write_tables, (generation, receipts)),
-        Task(_write_documents, (generation, receipts, files)),
+        Task(_write_tables, (), shared=(generation, receipts)),
+        Task(_write_documents, (pieces,), shared=(order, generation, receipts)),
     ]
     objects += tables + documents
     shards = [receipt.entry for receipt in receipts]
@@ -115,7 +115,7 @@ def _attempt(order: Order, archive: Archive, previous: CommitRecord | None) -> J
         for role, index in generation.blocks()
     ]
     objects += [entry for block in written[len(proofs) :] for entry in block]
-    (record,) = yield [Task(_commit, (order, generation, objects, previous))]
+    (record,) = yield [Task(_commit, (objects, previous), shared=(order, generation))]
     status = "extended" if known else "added"
     return result_of(order, status, commit=record, description=generation.description)
 
@@ -244,10 +244,10 @@ def _write_shard(
 
 def _write_source(
     order: Order, generation: Generation, number: int, batch: range
-) -> tuple[int, list[ManifestObject], list[tuple[SourceFile, list[list[Any]]]]]:
+) -> tuple[int, list[ManifestObject], list[list[list[Any]]]]:
     with _open_reader(order) as reader:
         objects, pieces = generation.write_source(number, (reader.verbatim(i) for i in batch))
-    return number, objects, [(order.image.sources[i], own) for i, own in zip(batch, pieces, strict=True)]
+    return number, objects, pieces
 
 
 def _write_tables(generation: Generation, receipts: Sequence[ShardReceipt]) -> list[ManifestObject]:
@@ -266,11 +266,13 @@ def _write_block(
 
 
 def _write_documents(
+    order: Order,
     generation: Generation,
     receipts: Sequence[ShardReceipt],
-    files: Sequence[tuple[SourceFile, list[list[Any]]]],
+    pieces: Sequence[list[list[Any]]],
 ) -> list[ManifestObject]:
     tables = {role: generation.tables(role, receipts) for role in generation.description.arrays}
+    files = list(zip(order.image.sources, pieces, strict=True))
     return generation.write_documents(tables, files)
 
 
