@@ -23,6 +23,7 @@ from tilevault.codecs.errors import (
     ShortRead,
     StoreError,
     StoreFull,
+    StoreTimeout,
     StoreUnavailable,
     TileMissing,
     TilevaultError,
@@ -36,6 +37,8 @@ STAGING = ".staging"
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}(?:/[a-z0-9][a-z0-9._-]{0,127}){0,15}")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_OTHER_KIND = {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _COPY = 1 << 20
 REMOVALS = 5
 """How often a folder is emptied in which another process still writes."""
@@ -70,9 +73,18 @@ class LocalBlobs:
     def __setstate__(self, state: dict[str, str]) -> None:
         self.root = Path(state["root"])
 
+    def has_root(self) -> bool:
+        """Whether the folder itself is there. Raises `IntegrityError` where something else lies there."""
+        try:
+            with _translated(os.fspath(self.root)):
+                os.close(os.open(self.root, _FOLDER))
+        except TileMissing:
+            return False
+        return True
+
     def make_root(self) -> None:
         """Make the folder itself, and those above it."""
-        with _translated(os.fspath(self.root)):
+        with _translated(os.fspath(self.root), writing=True):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def read(self, key: str, start: int = 0, stop: int | None = None, limit: int | None = None) -> bytes:
@@ -104,11 +116,15 @@ class LocalBlobs:
         except TileMissing:
             return None
 
-    def digest(self, key: str) -> BlobStat:
-        """Size and SHA-256 of the object as it lies there now."""
+    def digest(self, key: str, expected: int | None = None) -> BlobStat:
+        """Size and SHA-256 of the object as it lies there now, no SHA-256 if its size is not ``expected``."""
         digest, size = hashlib.sha256(), 0
         with self._opened(key) as fd:
-            while piece := os.read(fd, _COPY):
+            found = os.fstat(fd).st_size
+            if expected not in (None, found):
+                return BlobStat(found, "")
+            # One byte more than there should be, so that what grows meanwhile is noticed.
+            while piece := os.read(fd, max(1, min(_COPY, found - size + 1))):
                 digest.update(piece)
                 size += len(piece)
         return BlobStat(size, digest.hexdigest())
@@ -119,7 +135,7 @@ class LocalBlobs:
         The same bytes under the key already: success. Other bytes: `Conflict`.
         """
         with (
-            _translated(key),
+            _translated(key, writing=True),
             self._folder(key, make=True) as (folder, name),
             self._staged(list(pieces)) as (written, staging, temporary),
         ):
@@ -135,7 +151,7 @@ class LocalBlobs:
         Whoever reads meanwhile gets the old bytes or the new ones.
         """
         with (
-            _translated(key),
+            _translated(key, writing=True),
             self._folder(key, make=True) as (folder, name),
             self._staged(list(pieces)) as (written, staging, temporary),
         ):
@@ -145,9 +161,10 @@ class LocalBlobs:
     def link(self, key: str, existing: str) -> None:
         """Give the bytes of ``existing`` a second key without copying them."""
         with (
-            _translated(key),
-            self._folder(existing) as (source, old),
+            _translated(key, writing=True),
             self._folder(key, make=True) as (target, new),
+            _translated(existing),
+            self._folder(existing) as (source, old),
         ):
             try:
                 os.link(old, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
@@ -157,18 +174,24 @@ class LocalBlobs:
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every file below ``prefix`` in order, as it is called on disk (even where that is no valid key)."""
         top = self._tree(prefix)
-        for path, is_folder in _walk(top) if top else ():
-            name = path.relative_to(self.root).as_posix()
+        start = len(os.path.join(self.root, ""))  # noqa: PTH118 - strings: a check walks through thousands
+        for path, is_folder in _walk(os.fspath(top)) if top else ():
+            name = path[start:]
             if not is_folder and not name.startswith(f"{STAGING}/"):
                 yield name
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below ``prefix``, sorted."""
-        return [path.name for path, is_folder in _below(self._tree(prefix)) if is_folder]
+        return self._listed(prefix, folders=True)
 
     def names(self, prefix: str) -> list[str]:
         """Names of the files directly below ``prefix``, sorted."""
-        return [path.name for path, is_folder in _below(self._tree(prefix)) if not is_folder]
+        return self._listed(prefix, folders=False)
+
+    def _listed(self, prefix: str, folders: bool) -> list[str]:
+        top = self._tree(prefix)
+        below = _below(os.fspath(top)) if top else []
+        return [os.path.basename(path) for path, is_folder in below if is_folder == folders]  # noqa: PTH119
 
     def remove_tree(self, prefix: str) -> None:
         """Delete every object below ``prefix`` (never follows a link). Another process may be at it too.
@@ -180,10 +203,10 @@ class LocalBlobs:
             return
         for _ in range(REMOVALS - 1):
             with contextlib.suppress(StoreUnavailable), _translated(prefix):
-                _remove(top)
+                _remove(os.fspath(top))
                 return
         with _translated(prefix):
-            _remove(top)
+            _remove(os.fspath(top))
 
     def remove_empty(self, prefix: str) -> None:
         """Delete a folder, if it is there and nothing is in it."""
@@ -195,8 +218,8 @@ class LocalBlobs:
         top = self._tree(check_key(prefix))
         if top is None:
             raise TileMissing(f"{prefix}: is not there", object=prefix)
-        with _translated(prefix):
-            for folder in reversed([path for path, is_folder in _walk(top) if is_folder]):
+        with _translated(prefix, writing=True):
+            for folder in reversed([path for path, is_folder in _walk(os.fspath(top)) if is_folder]):
                 _sync_folder(folder)
             while top != self.root:
                 _sync_folder(top)
@@ -205,21 +228,25 @@ class LocalBlobs:
 
     def sync_root(self) -> None:
         """Make the names directly in the archive's folder durable, and its own."""
-        with _translated(os.fspath(self.root)):
+        with _translated(os.fspath(self.root), writing=True):
             _sync_folder(self.root)
             _sync_folder(self.root.absolute().parent)
 
     def keep_note(self, folder: str, name: str, data: bytes) -> None:
         """Leave ``data`` in the staging area for a later run; not durable. Raises `StoreError` and others."""
         temporary = f"{name}.{secrets.token_hex(8)}.tmp"
-        with _translated(name), self._descent([STAGING, folder], make=True) as at:
+        with _translated(name, writing=True), self._descent([STAGING, folder], make=True) as at:
             _write(temporary, at, [data], sync=False)
             os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
 
     def note(self, folder: str, name: str) -> bytes:
         """What `keep_note` left. Raises `TileMissing`."""
-        with _translated(name), self._descent([STAGING, folder]) as at, _regular(name, at, name) as fd:
-            data = os.pread(fd, MAX_NOTE + 1, 0)
+        with _translated(name), self._descent([STAGING, folder]) as at:
+            fd = _open_regular(name, at, name)
+            try:
+                data = os.pread(fd, MAX_NOTE + 1, 0)
+            finally:
+                os.close(fd)
         if len(data) > MAX_NOTE:
             raise IntegrityError(f"{name}: is longer than a note may be", object=name)
         return data
@@ -260,8 +287,17 @@ class LocalBlobs:
     @contextlib.contextmanager
     def _opened(self, key: str) -> Iterator[int]:
         """A file descriptor of the object; each part of the key is opened without following links."""
-        with _translated(key), self._folder(key) as (folder, name), _regular(name, folder, key) as fd:
-            yield fd
+        with _translated(key):
+            *folders, name = check_key(key).split("/")
+            folder = self._descend(folders)
+            try:
+                fd = _open_regular(name, folder, key)
+            finally:
+                os.close(folder)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
 
     @contextlib.contextmanager
     def _folder(self, key: str, make: bool = False) -> Iterator[tuple[int, str]]:
@@ -272,20 +308,33 @@ class LocalBlobs:
 
     @contextlib.contextmanager
     def _descent(self, folders: list[str], make: bool = False) -> Iterator[int]:
-        """Descriptor of a folder below the root; no link is followed on the way."""
-        with contextlib.ExitStack() as stack:
-            try:
-                at = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-            except NotADirectoryError as error:
-                raise TileMissing(f"{self.root}: is no folder") from error
-            stack.callback(os.close, at)
+        """`_descend` for a while."""
+        at = self._descend(folders, make)
+        try:
+            yield at
+        finally:
+            os.close(at)
+
+    def _descend(self, folders: list[str], make: bool = False) -> int:
+        """Descriptor of a folder below the root, to be closed; no link is followed on the way.
+
+        Raises `StoreUnavailable` if the root itself is gone, with which no object is known to be missing.
+        """
+        try:
+            at = os.open(self.root, _FOLDER)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreUnavailable(f"{self.root}: the folder of the archive is not there") from error
+        try:
             for folder in folders:
                 if make:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(folder, 0o700, dir_fd=at)
-                at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
-                stack.callback(os.close, at)
-            yield at
+                above, at = at, os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=at)
+                os.close(above)
+        except BaseException:
+            os.close(at)
+            raise
+        return at
 
     def _tree(self, prefix: str) -> Path | None:
         """Path of the folder ``prefix``, None where there is none; no part of it is a link."""
@@ -298,16 +347,16 @@ class LocalBlobs:
             return None
 
 
-@contextlib.contextmanager
-def _regular(name: str, folder: int, key: str) -> Iterator[int]:
-    """Descriptor of a regular file; the name of anything else is an `IntegrityError`."""
+def _open_regular(name: str, folder: int, key: str) -> int:
+    """Descriptor of a regular file, to be closed; the name of anything else is an `IntegrityError`."""
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise IntegrityError(f"{key}: is not a regular file", object=key)
-        yield fd
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
 
 
 def _write(name: str, folder: int, pieces: list[bytes | memoryview], sync: bool = True) -> BlobStat:
@@ -328,32 +377,30 @@ def _write(name: str, folder: int, pieces: list[bytes | memoryview], sync: bool 
     return BlobStat(size, digest.hexdigest())
 
 
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _sync_folder(folder: str | Path) -> None:
+    fd = os.open(folder, _FOLDER)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
-def _below(folder: Path | None) -> list[tuple[Path, bool]]:
+def _below(folder: str) -> list[tuple[str, bool]]:
     """What lies directly in a folder, sorted, each with whether it is a folder itself (a link is none)."""
-    if folder is None:
-        return []
     try:
-        with _translated(os.fspath(folder)), os.scandir(folder) as entries:
-            return sorted((Path(e.path), e.is_dir(follow_symlinks=False)) for e in entries)
+        with _translated(folder), os.scandir(folder) as entries:
+            return sorted((e.path, e.is_dir(follow_symlinks=False)) for e in entries)
     except TileMissing:
         return []
 
 
-def _remove(top: Path) -> None:
+def _remove(top: str) -> None:
     for path, is_folder in reversed([(top, True), *_walk(top)]):
         with contextlib.suppress(FileNotFoundError):
-            path.rmdir() if is_folder else path.unlink()
+            os.rmdir(path) if is_folder else os.unlink(path)  # noqa: PTH106, PTH108 - as `_walk` gives it
 
 
-def _walk(top: Path) -> Iterator[tuple[Path, bool]]:
+def _walk(top: str) -> Iterator[tuple[str, bool]]:
     """All that lies below a folder, folders before their content. Not recursive: depth is from outside."""
     waiting = _below(top)[::-1]
     while waiting:
@@ -363,28 +410,37 @@ def _walk(top: Path) -> Iterator[tuple[Path, bool]]:
             waiting += _below(path)[::-1]
 
 
-@contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """OSError becomes ours, once, here."""
-    try:
-        yield
-    except TilevaultError:
-        raise
-    except FileNotFoundError as error:
-        raise TileMissing(f"{what}: is not there", object=what) from error
-    except OSError as error:
-        raise _store_error(what, error) from error
-    except ValueError as error:
-        raise UnsafeName(f"{what!r}: {error}") from error
+class _translated:
+    """OSError becomes ours, once, here; ``writing``: what is not there is then no object that was lost.
+
+    Called like a function. A class, because it is entered for each object of a check.
+    """
+
+    def __init__(self, what: str, writing: bool = False) -> None:
+        self.what, self.writing = what, writing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise _store_error(self.what, error, self.writing) from error
+        if isinstance(error, ValueError):
+            raise UnsafeName(f"{self.what!r}: {error}") from error
 
 
-def _store_error(what: str, error: OSError) -> TilevaultError:
+def _store_error(what: str, error: OSError, writing: bool) -> TilevaultError:
+    if error.errno == errno.ENOENT and not writing:
+        return TileMissing(f"{what}: is not there", object=what)
+    said = f"{what}: {error.strerror or error}"
     if error.errno in _FULL:
-        return StoreFull(f"{what}: {error.strerror}", object=what)
+        return StoreFull(said, object=what)
     if error.errno in _DENIED:
-        return AccessDenied(f"{what}: {error.strerror}", object=what)
-    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+        return AccessDenied(said, object=what)
+    if error.errno in _OTHER_KIND:
         return IntegrityError(f"{what}: a link or a file of another kind lies there", object=what)
     if error.errno == errno.EIO:
-        return StoreError(f"{what}: {error.strerror}", object=what)
-    return StoreUnavailable(f"{what}: {error.strerror}", object=what)
+        return StoreError(said, object=what)
+    if error.errno == errno.ETIMEDOUT:
+        return StoreTimeout(said, object=what)
+    return StoreUnavailable(said, object=what)

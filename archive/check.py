@@ -3,7 +3,8 @@
 Each depth includes the ones before: ``exists`` (every listed object is there, and no other), ``size``,
 ``digest`` (SHA-256 of each object, segment by segment where it is a shard, so that the damage gets a place),
 and ``pixels`` (every tile is decoded and compared with the digest of what went in). The result counts what
-was looked at against what there is, so that a check of nothing cannot pass for a clean one.
+was looked at against what there is, so that a check of nothing cannot pass for a clean one. Where the store
+does not answer, nothing is known of the image, and no damage is told: the check ends with the store's error.
 """
 
 import random
@@ -16,8 +17,11 @@ from tilevault.archive.blobs import BlobStat, LocalBlobs, check_key
 from tilevault.archive.image import Window
 from tilevault.archive.manifest import ManifestObject
 from tilevault.codecs.errors import (
+    AccessDenied,
     IntegrityError,
     InvalidRequest,
+    StoreTimeout,
+    StoreUnavailable,
     TileMissing,
     TilevaultError,
     UnsafeName,
@@ -26,9 +30,11 @@ from tilevault.codecs.errors import (
 if TYPE_CHECKING:
     from tilevault.archive.store import Image
 
-__all__ = ["DEPTHS", "CheckResult", "Finding", "check_image"]
+__all__ = ["DEPTHS", "UNANSWERED", "CheckResult", "Finding", "check_image"]
 
 DEPTHS = ("exists", "size", "digest", "pixels")
+UNANSWERED = (AccessDenied, StoreTimeout, StoreUnavailable)
+"""What says nothing of an image, sound or damaged."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,10 @@ class CheckResult:
 
 
 def check_image(image: "Image", depth: str, sample: float | None, seed: int) -> CheckResult:
-    """Check one image (`Image.check`); ``sample`` is a percentage of the objects and tiles."""
+    """Check one image (`Image.check`); ``sample`` is a percentage of the objects and tiles.
+
+    Raises `InvalidRequest` for another depth or sample, `AccessDenied`, `StoreTimeout` or `StoreUnavailable`.
+    """
     if depth not in DEPTHS:
         raise InvalidRequest(f"depth is one of {', '.join(DEPTHS)}, not {depth!r}")
     if sample is not None and not 0 < sample <= 100:
@@ -68,6 +77,8 @@ def check_image(image: "Image", depth: str, sample: float | None, seed: int) -> 
     try:
         objects = image.manifest.objects
         described = image.description
+    except UNANSWERED:
+        raise
     except TilevaultError as error:
         return CheckResult(image.id, depth, 0, 1, (_chain(image, error),))
     chosen = random.Random(seed)
@@ -122,10 +133,12 @@ def _object(image: "Image", entry: ManifestObject, depth: str) -> Iterator[Findi
 
 def _look(blobs: LocalBlobs, key: str, depth: str, expected: int) -> BlobStat:
     """What lies under a key, its digest only at a depth that asks for it, and where the size is right."""
+    if depth in ("digest", "pixels"):
+        return blobs.digest(key, expected)
     size = blobs.size(key)
     if size is None:
         raise TileMissing(f"{key} is missing", object=key)
-    return blobs.digest(key) if depth in ("digest", "pixels") and size == expected else BlobStat(size, "")
+    return BlobStat(size, "")
 
 
 def _places(image: "Image", entry: ManifestObject, kind: str, message: str) -> Iterator[Finding]:
@@ -138,6 +151,8 @@ def _places(image: "Image", entry: ManifestObject, kind: str, message: str) -> I
     try:
         for error in image.readers[role].damaged(window):
             yield _tile_finding(image, error)
+    except UNANSWERED:
+        raise
     except TilevaultError as error:
         yield _chain(image, error)
 
@@ -145,6 +160,8 @@ def _places(image: "Image", entry: ManifestObject, kind: str, message: str) -> I
 def _tile(image: "Image", role: str, at: tuple[int, ...]) -> Iterator[Finding]:
     try:
         image.readers[role].check_pixels(at)
+    except UNANSWERED:
+        raise
     except TilevaultError as error:
         yield _tile_finding(image, error)
 

@@ -19,7 +19,7 @@ from tilevault.archive.plain import CHUNK_BYTES, PlainArray
 from tilevault.archive.tiles import TiledArray
 from tilevault.codecs import FrameCodec, LosslessCodec
 from tilevault.codecs.base import TileCodec
-from tilevault.codecs.errors import ManifestCorrupt, TilevaultError
+from tilevault.codecs.errors import InvalidRequest, ManifestCorrupt, TilevaultError
 
 __all__ = ["Description", "info_from_json", "info_to_json"]
 
@@ -260,7 +260,7 @@ class Description:
 
     def _pixels(self) -> tuple[ImageInfo, TileCodec]:
         if self.info is None or self.codec is None:
-            raise ManifestCorrupt(f"image {self.image} has no pixels")
+            raise InvalidRequest(f"image {self.image} holds no pixels; its files are kept as they are")
         return self.info, self.codec
 
 

@@ -8,6 +8,7 @@ image: nothing is measured on it, and nothing in it goes back into the archive.
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ def to_preview(
 ) -> Picture:
     """Render ``values`` (any level or window of the image) as uint8, (y, x) grey or (y, x, 3) RGB.
 
+    With a ``mask``, or where a band of the image is its alpha, opacity is added: (y, x, 2) or (y, x, 4).
     ``values``: samples with the image's axes, or with some of them already indexed away: (y, x), (c, y, x).
     Of axes other than c the middle plane is shown. ``mask``: (y, x), 0 where there is no pixel; such pixels,
     nodata and NaN are black and do not count for the stretch. With ``max_side``, reduced by a whole factor
@@ -49,23 +51,31 @@ def to_preview(
         raise InvalidRequest(f"mask of shape {mask.shape} for an image of {planes.shape[-2:]}")
     if planes.shape[0] == 2 and info.attributes.get("photometric") == "YBR_FULL_422":
         planes = _with_full_chroma(planes)
+    alpha, planes, info = _without_alpha(planes, info)
     factor = 1 if max_side is None else -(-max(planes.shape[-2:]) // max_side)
     discrete = info.categorical or _is_palette(info)
     # Twice oversampled and then averaged looks as good as averaging all, at a fraction of the work.
     stride = factor if discrete else max(1, factor // 2)
     planes = planes[:, ::stride, ::stride]
     valid = _valid(planes, info, None if mask is None else mask[::stride, ::stride])
+    opacity = None if mask is None and alpha is None else np.full(valid.shape, 255, np.uint8)
+    if alpha is not None:
+        opacity = alpha[::stride, ::stride]
+        valid &= opacity != 0
     picture = _render(planes, valid, info, position)
     picture[~valid] = 0
+    if opacity is not None:
+        opacity = np.where(valid, opacity, 0).astype(np.uint8)
     if not discrete and factor > 1:
-        picture = _shrink(picture, -(-max(picture.shape[:2]) // max(1, max_side or 1)))
-    return picture
+        factor = -(-max(picture.shape[:2]) // max(1, max_side or 1))
+        return _shrink(picture, factor) if opacity is None else _shrink_shown(picture, opacity, factor)
+    return picture if opacity is None else np.dstack([picture, opacity])
 
 
 def png_bytes(picture: NDArray[np.uint8]) -> bytes:
-    """``picture``, uint8 (y, x) grey, (y, x, 3) RGB or (y, x, 4) RGBA, as a PNG file."""
+    """``picture``, uint8, as a PNG file: (y, x) grey, (y, x, 2) with alpha, (y, x, 3) RGB, (y, x, 4) RGBA."""
     shape = picture.shape
-    colour_type = {2: 0, 3: {3: 2, 4: 6}.get(shape[-1])}.get(picture.ndim)
+    colour_type = {2: 0, 3: {2: 4, 3: 2, 4: 6}.get(shape[-1])}.get(picture.ndim)
     if picture.dtype != np.uint8 or colour_type is None or 0 in shape:
         raise InvalidRequest(f"not a picture: {picture.dtype} of shape {shape}")
     height, width = shape[:2]
@@ -117,6 +127,23 @@ def _valid(planes: Plane, info: ImageInfo, mask: NDArray[np.uint8] | None) -> ND
     if nodata is not None:
         valid &= ~(planes == nodata).all(axis=0)
     return np.asarray(valid)
+
+
+def _without_alpha(planes: Plane, info: ImageInfo) -> tuple[Picture | None, Plane, ImageInfo]:
+    """The band that is called alpha, in 8 bits (None without one), and the image without it."""
+    bands = info.attributes.get("bands") or []
+    names = [str(b.get("color_interp", "")).lower() if isinstance(b, Mapping) else "" for b in bands]
+    if info.kind != "satellite" or len(names) != planes.shape[0] or len(names) < 2 or "alpha" not in names:
+        return None, planes, info
+    at = names.index("alpha")
+    plane, rest = planes[at], [band for i, band in enumerate(bands) if i != at]
+    if plane.dtype.kind in "iu":
+        full = float(np.iinfo(plane.dtype).max)
+        # What is nearly transparent is still there.
+        alpha = np.clip(np.ceil(plane.astype(np.float64) * (255.0 / full)), 0, 255).astype(np.uint8)
+    else:
+        alpha = np.where(plane != 0, 255, 0).astype(np.uint8)
+    return alpha, np.delete(planes, at, axis=0), replace(info, attributes={**info.attributes, "bands": rest})
 
 
 def _is_palette(info: ImageInfo) -> bool:
@@ -297,11 +324,24 @@ def _shrink(picture: Picture, factor: int) -> Picture:
     """Mean of blocks of ``factor`` x ``factor`` pixels; the last row and column repeat to fill theirs."""
     if factor == 1:
         return picture
-    pad = [(0, -n % factor) for n in picture.shape[:2]] + [(0, 0)] * (picture.ndim - 2)
-    whole = np.pad(picture, pad, mode="edge")
+    return _rounded(_block_means(picture, factor))
+
+
+def _shrink_shown(picture: Picture, opacity: Picture, factor: int) -> Picture:
+    """`_shrink` of a picture and its opacity: what is not to be seen does not colour what is."""
+    colours = picture.reshape(*opacity.shape, -1).astype(np.float64)
+    weight = opacity[..., np.newaxis] / 255.0
+    shown = _block_means(weight, factor)
+    mixed = _block_means(colours * weight, factor) / np.where(shown > 0, shown, 1)
+    return _rounded(np.concatenate([mixed, shown * 255], axis=-1))
+
+
+def _block_means(values: NDArray[Any], factor: int) -> NDArray[np.float64]:
+    pad = [(0, -n % factor) for n in values.shape[:2]] + [(0, 0)] * (values.ndim - 2)
+    whole = np.pad(values, pad, mode="edge")
     height, width = whole.shape[0] // factor, whole.shape[1] // factor
-    blocks = whole.reshape(height, factor, width, factor, *picture.shape[2:])
-    return _rounded(np.asarray(blocks.mean(axis=(1, 3))))
+    blocks = whole.reshape(height, factor, width, factor, *values.shape[2:])
+    return np.asarray(blocks.mean(axis=(1, 3)), np.float64)
 
 
 def _number(value: Any) -> float | None:

@@ -85,8 +85,8 @@ class Source:
             left -= length
             yield block[offset : offset + length]
 
-    def rebuild(self, i: int) -> Iterator[bytes]:
-        """The bytes of file ``i``, exactly as they were archived, in pieces.
+    def rebuild(self, i: int) -> Iterator[bytes | memoryview]:
+        """The bytes of file ``i``, exactly as they were archived, in pieces, each to be used before the next.
 
         Raises `InvalidRequest` for a file that is kept metadata-exact only.
         """
@@ -97,7 +97,7 @@ class Source:
             raise InvalidRequest(f"{file.name}: is kept {self._image.round_trip}, not byte for byte")
         return self._rebuilt(file, i)
 
-    def _rebuilt(self, file: SourceFile, i: int) -> Iterator[bytes]:
+    def _rebuilt(self, file: SourceFile, i: int) -> Iterator[bytes | memoryview]:
         with _sound(self._image, f"the record of {file.name}"):
             yield from _module(self._image).rebuild(file, self.verbatim(i), StoredFrames(self._image, i))
 

@@ -6,13 +6,14 @@ values or with an error of ours, never with anything else.
 """
 
 import contextlib
+import operator
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,10 +46,12 @@ from tilevault.codecs.errors import (
     ManifestCorrupt,
     TileCorrupt,
     TileMissing,
+    UnsupportedSyntax,
 )
 
 __all__ = ["Archive", "Image", "Quality", "StoredWords"]
 
+T = TypeVar("T")
 _ARCHIVE = "archive.json"
 _ID = re.compile("[0-9a-f]{32}")
 _RECORD = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
@@ -61,6 +64,11 @@ class Archive(Mapping[str, "Image"]):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.blobs = LocalBlobs(self.path)
+        try:
+            if not self.blobs.has_root():
+                raise ImageNotFound(f"{self.path}: there is no archive here")
+        except IntegrityError as error:
+            raise ImageNotFound(f"{self.path}: is no folder") from error
         try:
             data = self.blobs.read(_ARCHIVE, limit=MAX_COMMIT)
         except TileMissing as error:
@@ -81,11 +89,12 @@ class Archive(Mapping[str, "Image"]):
         """The archive at ``path``, made if the folder is absent or empty."""
         blobs = LocalBlobs(path)
         try:
-            found = {*blobs.names(""), *blobs.folders("")} - {STAGING}
+            there = blobs.has_root()
+            found = {*blobs.names(""), *blobs.folders("")} - {STAGING} if there else set()
         except IntegrityError as error:
             raise InvalidRequest(f"{blobs.root}: is no folder") from error
         # Looked at again by name: another process may have made the archive while the names were listed.
-        if _ARCHIVE not in found and blobs.size(_ARCHIVE) is None:
+        if not there or (_ARCHIVE not in found and blobs.size(_ARCHIVE) is None):
             if found:
                 raise InvalidRequest(f"{blobs.root}: is neither an archive nor an empty folder")
             blobs.make_root()
@@ -111,8 +120,6 @@ class Archive(Mapping[str, "Image"]):
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        if not isinstance(name, str):
-            return False
         try:
             commit = self.newest_commit(self._find(name))
         except ImageNotFound:
@@ -129,6 +136,19 @@ class Archive(Mapping[str, "Image"]):
         if commit is None or commit.generation is None:
             raise ImageNotFound(f"no image {name!r} in {self.path}")
         return Image(self, commit)
+
+    @overload
+    def get(self, name: str, /) -> "Image | None": ...
+
+    @overload
+    def get(self, name: str, /, default: "Image | T") -> "Image | T": ...
+
+    def get(self, name: str, /, default: Any = None) -> Any:
+        """The image that answers to ``name``, or ``default`` where none does, or more than one."""
+        try:
+            return self[name]
+        except ImageNotFound:
+            return default
 
     def search(self, where: Mapping[str, Any]) -> Iterator["Image"]:
         """Images whose summary has all these values (compared as text)."""
@@ -215,7 +235,9 @@ class Archive(Mapping[str, "Image"]):
         found = (_RECORD.fullmatch(name) for name in self.blobs.names(f"commits/{image}"))
         return sorted(int(match[1]) for match in found if match)
 
-    def _find(self, name: str) -> str:
+    def _find(self, name: object) -> str:
+        if not isinstance(name, str):
+            raise ImageNotFound(f"images are found by text, not by {type(name).__name__}")
         if _ID.fullmatch(name) and self._commit_numbers(name):
             return name
         ids = list(self)
@@ -319,6 +341,7 @@ class Image:
     @property
     def grid(self) -> TileGrid:
         """Tiles and shards of level 0."""
+        self._pixels()
         return self.description.data.grid
 
     @property
@@ -388,8 +411,8 @@ class Image:
                 )
             start[-n:], stop[-n:] = window.start, window.stop
         dropped = []
-        for name, at in (index or {}).items():
-            axis = axes.index(name) if name in axes[:-2] else -1
+        for name, position in (index or {}).items():
+            axis, at = axes.index(name) if name in axes[:-2] else -1, _integer(position)
             if axis < 0 or not 0 <= at < shape[axis]:
                 raise InvalidRequest(f"no position {name}={at}; axes {axes} have {shape}")
             start[axis], stop[axis] = at, at + 1
@@ -399,30 +422,40 @@ class Image:
 
     def read_mask(self, window: Window | None = None, level: int = 0) -> NDArray[np.uint8]:
         """The validity mask (y, x; 255 valid, 0 not) of a level. Raises `InvalidRequest` if there is none."""
+        shape = self.level_shape(level)[-2:]
         if self.description.mask is None:
             raise InvalidRequest(f"image {self.id} has no mask")
-        shape = self.level_shape(level)[-2:]
         window = window or Window((0, 0), shape)
+        if len(window.stop) != 2 or any(b > n for b, n in zip(window.stop, shape, strict=True)):
+            raise InvalidRequest(f"window {window.start}..{window.stop} is not in level {level} of {shape}")
         return self._stored_or_made("mask", window, level)
 
     def level_shape(self, level: int) -> tuple[int, ...]:
         """Shape of a level. Raises `InvalidRequest` if there is no such level."""
         self._pixels()
-        if level not in self.levels:
+        if _integer(level) not in self.levels:
             raise InvalidRequest(f"image {self.id} has levels {self.levels}, not {level}")
         return self.description.level_shape(level)
 
     def check(self, depth: str = "digest", sample: float | None = None, seed: int = 0) -> CheckResult:
-        """Look for damage: ``exists``, ``size``, ``digest`` or ``pixels``, on all or ``sample`` percent."""
+        """Look for damage: ``exists``, ``size``, ``digest`` or ``pixels``, on all or ``sample`` percent.
+
+        Raises `InvalidRequest`; `AccessDenied`, `StoreTimeout`, `StoreUnavailable` where nothing can be said.
+        """
         return check_image(self, depth, sample, seed)
 
     def to_xarray(self, level: int = 0, units: str | None = None) -> Any:
         """An `xarray.DataArray` of a level that reads, checked, when it is used (extra ``[xarray]``).
 
-        ``units="HU"`` (or the rescale type's name) applies the rescale slope and intercept.
+        Values as stored; nodata (``_FillValue``), scale, offset and unit of a scene are its attributes.
+        ``units="HU"`` (or the rescale type's name): float64 after rescale slope and intercept, lazily too.
+        Coordinates are pixel centres (of the map; mm in the patient system, LPS) and names of bands.
+        Raises `InvalidRequest` for other units, `UnsupportedSyntax` if xarray is not installed.
         """
-        from tilevault.archive.xarrays import to_xarray
-
+        try:
+            from tilevault.archive.xarrays import to_xarray
+        except ImportError as error:
+            raise UnsupportedSyntax("xarray is not installed: pip install tilevault[xarray]") from error
         return to_xarray(self, level, units)
 
     def object(self, key: str, limit: int = MAX_DOCUMENT) -> bytes:
@@ -513,6 +546,13 @@ class Quality:
     def bits_per_sample(self) -> NDArray[np.float64]:
         """Coded bits per valid sample of each tile."""
         return self.bits / self.samples
+
+
+def _integer(value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise InvalidRequest(f"{value!r:.50} is no integer") from error
 
 
 @contextlib.contextmanager

@@ -25,12 +25,12 @@ from tilevault.archive.shard import CRC_BYTES, build_shard, index_bytes, parse_i
 from tilevault.codecs import LosslessCodec
 from tilevault.codecs.base import TileCodec
 from tilevault.codecs.errors import (
+    IntegrityError,
     InvalidRequest,
     LimitExceeded,
     ShortRead,
     TileCorrupt,
     TileMissing,
-    TilevaultError,
     VerifyAfterEncodeFailed,
 )
 
@@ -215,7 +215,6 @@ class TileReader:
 
     def read(self, window: Window, reduce: int = 0, threads: bool = True) -> Words:
         """The words of ``window`` in the coordinates of level ``reduce``, from the tiles it touches only."""
-        out = np.zeros(window.shape, self.array.dtype)
         finest = Window(
             (*window.start[:-2], *(a << reduce for a in window.start[-2:])),
             (
@@ -226,7 +225,10 @@ class TileReader:
                 ),
             ),
         )
-        indices = list(self.array.grid.tile_indices(finest)) if out.size else []
+        indices = list(self.array.grid.tile_indices(finest)) if prod(window.shape) else []
+        if len(indices) == 1 and self.array.level_window(indices[0], reduce) == window:
+            return self.tile(indices[0], reduce)
+        out = np.zeros(window.shape, self.array.dtype)
 
         def place(index: tuple[int, ...]) -> None:
             tile = self.array.level_window(index, reduce)
@@ -280,12 +282,12 @@ class TileReader:
         if pixel_digest(self.tile(index)) != self.tables.pixels[index].tobytes():
             raise self._corrupt(index, "it decodes to other words than those that were archived")
 
-    def damaged(self, within: Window | None = None, pixels: bool = False) -> Iterator[TilevaultError]:
+    def damaged(self, within: Window | None = None) -> Iterator[IntegrityError]:
         """Every damaged tile of ``within`` as the error that reading it raises."""
         for index in self.array.grid.tile_indices(within):
             try:
-                self.check_pixels(index) if pixels else self.tile_bytes(index, self.array.codec.resolutions)
-            except TilevaultError as error:
+                self.tile_bytes(index, self.array.codec.resolutions)
+            except IntegrityError as error:
                 yield error
 
     def _locate(self, index: tuple[int, ...]) -> tuple[int, int]:

@@ -32,6 +32,7 @@
 The class says what to do about it; ``code`` is the stable name for programs.
 """
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 __all__ = [
@@ -61,7 +62,17 @@ __all__ = [
     "UnsafeName",
     "UnsupportedSyntax",
     "VerifyAfterEncodeFailed",
+    "gravest",
 ]
+
+GRAVITY = (70, 4, 6, 5, 7, 8, 3)
+"""Exit codes of failures, gravest first: a fault of ours, damage, then what an operator can mend."""
+
+
+def gravest(codes: Iterable[int]) -> int:
+    """The gravest of several exit codes; 0 if there is none other."""
+    found = set(codes) - {0}
+    return next((code for code in GRAVITY if code in found), max(found, default=0))
 
 
 class TilevaultError(Exception):

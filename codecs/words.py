@@ -93,11 +93,14 @@ class PixelLayout:
         wide[:, :size] = octets[:, ::-1] if self.big_endian else octets
         return wide.view(self.dtype.newbyteorder("<")).reshape(count).astype(self.dtype, copy=False)
 
-    def pack(self, words: NDArray[Any]) -> bytes:
-        """Logical bytes of words in the order in which they lie (not for 1-bit samples)."""
+    def pack(self, words: NDArray[Any]) -> bytes | memoryview:
+        """Logical bytes of words in the order in which they lie (not for 1-bit samples).
+
+        A view of the words, where they lie in memory as in the file.
+        """
         size = self.bits_allocated // 8
         if size == self.itemsize:
-            return words.astype(self._coded, copy=False).tobytes()
+            return np.ascontiguousarray(words, self._coded).reshape(-1).view(np.uint8).data
         wide = np.ascontiguousarray(words.astype(self.dtype.newbyteorder("<"), copy=False))
         octets = wide.reshape(-1).view(np.uint8).reshape(-1, self.itemsize)[:, :size]
         return (octets[:, ::-1] if self.big_endian else octets).tobytes()
@@ -163,18 +166,23 @@ def _read_run(
         words = layout.unpack(logical, count, skip)
         again = np.unpackbits(np.frombuffer(logical, np.uint8), bitorder="little")
         again[skip : skip + count] = words
-        packed = np.packbits(again, bitorder="little").tobytes()
+        packed: bytes | memoryview = np.packbits(again, bitorder="little").tobytes()
     else:
         words = layout.unpack(logical[skip // 8 :], count)
         rows = count // (layout.columns * (1 if layout.planar else layout.planes))
         body = layout.pack(layout.flatten(layout.arrange(words, rows)))
-        packed = logical[: skip // 8] + body + logical[skip // 8 + len(body) :]
-    if (exchange_bytes(packed) if layout.swapped else packed) != raw:
+        head, tail = logical[: skip // 8], logical[skip // 8 + len(body) :]
+        packed = b"".join((head, body, tail)) if head or tail else body
+    if not _equal(exchange_bytes(packed) if layout.swapped else packed, raw):
         raise VerifyAfterEncodeFailed("pixel words do not pack to the bytes that were read")
     return words
 
 
-def exchange_bytes(data: bytes) -> bytes:
+def _equal(a: bytes | memoryview, b: bytes) -> bool:
+    return np.array_equal(np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8))
+
+
+def exchange_bytes(data: bytes | memoryview) -> bytes:
     """The two bytes of every 16-bit unit exchanged; ``data`` has an even length."""
     return np.frombuffer(data, "<u2").byteswap().tobytes()
 
@@ -184,7 +192,7 @@ def pack_frames(
     frames: int,
     words: Callable[[int, slice], NDArray[Any]],
     left_over: int,
-) -> Iterator[bytes]:
+) -> Iterator[bytes | memoryview]:
     """The bytes of the Pixel Data value that the frames reach into, piece by piece.
 
     ``words(frame, rows)`` gives stored words as `read_rows` does. ``left_over`` is the value of the bits
@@ -196,8 +204,9 @@ def pack_frames(
         return
     carry = b""
     for run in runs:
-        piece = carry + layout.pack(run)
+        piece = layout.pack(run)
         if layout.swapped:
+            piece = carry + bytes(piece)
             even = len(piece) & ~1
             piece, carry = exchange_bytes(piece[:even]), piece[even:]
         yield piece

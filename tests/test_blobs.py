@@ -1,21 +1,27 @@
 """Write-once objects: whole or absent, never overwritten, never outside the folder."""
 
+import contextlib
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilevault.archive.blobs import STAGING, LocalBlobs, check_key
+from tilevault.archive.blobs import STAGING, BlobStat, LocalBlobs, check_key
 from tilevault.codecs.errors import (
+    AccessDenied,
     Conflict,
     IntegrityError,
     ShortRead,
     StoreError,
     StoreFull,
+    StoreTimeout,
+    StoreUnavailable,
     TileMissing,
+    TilevaultError,
     UnsafeName,
 )
 
@@ -152,6 +158,139 @@ def test_a_full_disk_leaves_nothing(blobs, monkeypatch, call):
     assert blobs.size("k") is None
     assert not _staged(blobs)
     assert blobs.read("before") == b"x"
+
+
+WRITES = {
+    "create": lambda blobs: blobs.create("new/k", [b"abc"]),
+    "replace": lambda blobs: blobs.replace("new/k", [b"abc"]),
+    "link": lambda blobs: blobs.link("new/k", "before"),
+    "keep_note": lambda blobs: blobs.keep_note("notes", "k", b"abc"),
+    "sync": lambda blobs: blobs.sync("tree"),
+    "sync_root": lambda blobs: blobs.sync_root(),
+    "make_root": lambda blobs: LocalBlobs(blobs.root / "deep" / "er").make_root(),
+}
+READS = {
+    "read": lambda blobs: blobs.read("before"),
+    "size": lambda blobs: blobs.size("before"),
+    "digest": lambda blobs: blobs.digest("before"),
+    "keys": lambda blobs: list(blobs.keys("tree")),
+    "names": lambda blobs: blobs.names("tree"),
+    "folders": lambda blobs: blobs.folders("tree"),
+    "note": lambda blobs: blobs.note("left", "k"),
+    "has_root": lambda blobs: blobs.has_root(),
+}
+REASONS = [
+    (errno.EACCES, AccessDenied, 8),
+    (errno.EPERM, AccessDenied, 8),
+    (errno.EROFS, AccessDenied, 8),
+    (errno.ENOSPC, StoreFull, 6),
+    (errno.EDQUOT, StoreFull, 6),
+    (errno.EMFILE, StoreUnavailable, 5),
+    (errno.ESTALE, StoreUnavailable, 5),
+    (errno.ETIMEDOUT, StoreTimeout, 5),
+    (errno.EIO, StoreError, 5),
+]
+
+
+@pytest.fixture
+def held(blobs):
+    """With something in it to read."""
+    blobs.create("before", [b"x"])
+    blobs.create("tree/a/b", [b"y"])
+    blobs.keep_note("left", "k", b"z")
+    return blobs
+
+
+@pytest.mark.parametrize(("number", "error", "exit_code"), REASONS, ids=lambda v: getattr(v, "__name__", v))
+@pytest.mark.parametrize("call", sorted({*WRITES, *READS}))
+def test_a_place_that_cannot_be_used_says_so_and_never_that_something_is_missing(
+    held, monkeypatch, call, number, error, exit_code
+):
+    def fail(*arguments, **named):
+        raise OSError(number, os.strerror(number))
+
+    for name in ("open", "mkdir", "link", "fsync", "scandir"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, fail)
+            try:
+                {**WRITES, **READS}[call](held)
+            except error as caught:
+                assert (type(caught), caught.exit_code) == (error, exit_code)  # noqa: PT017
+                continue
+        # What does not need the function works; all need `open`, but for the folder that is made.
+        assert name != "open" or call == "make_root"
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        ("mkdir", ["create", "replace", "link", "keep_note", "make_root"]),
+        ("open", ["create", "replace", "link", "keep_note", "sync", "sync_root"]),
+        ("fsync", ["create", "replace", "sync", "sync_root"]),
+    ],
+)
+def test_a_folder_that_goes_away_while_written_to_is_no_missing_object(held, monkeypatch, name, calls):
+    """/proc answers like this to whoever makes a folder there; so does a disk that was taken away."""
+    _failing(monkeypatch, name, errno.ENOENT, 1000)
+    for call in calls:
+        with pytest.raises(StoreUnavailable):
+            WRITES[call](held)
+
+
+@pytest.mark.parametrize("call", sorted(WRITES.keys() - {"make_root"}) + sorted(READS.keys() - {"has_root"}))
+def test_an_archive_that_is_gone_is_unavailable_and_not_damaged(held, tmp_path_factory, call):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "moved"
+    held.root.rename(elsewhere)
+    assert not held.has_root()
+    with pytest.raises(StoreUnavailable):
+        {**WRITES, **READS}[call](held)
+    elsewhere.rename(held.root)
+
+
+@pytest.mark.parametrize("key", ["file/k", "file/deep/k"])
+def test_a_file_where_a_folder_should_be_is_damage_and_stays(blobs, key):
+    (blobs.root / "file").write_bytes(b"here")
+    (blobs.root / "folder" / "k").mkdir(parents=True)
+    for call in (
+        blobs.read,
+        blobs.size,
+        lambda k: blobs.create(k, [b"x"]),
+        lambda k: blobs.replace(k, [b"x"]),
+    ):
+        for place in (key, "folder/k"):
+            with pytest.raises(IntegrityError) as caught:
+                call(place)
+            assert not isinstance(caught.value, TileMissing)
+    with pytest.raises(IntegrityError):
+        LocalBlobs(blobs.root / "file").has_root()
+    assert (blobs.root / "file").read_bytes() == b"here"
+    assert not _staged(blobs)
+
+
+def test_linking_what_is_missing_names_what_is_missing(blobs):
+    blobs.create("a/k", [b""])
+    with pytest.raises(TileMissing) as caught:
+        blobs.link("b/k", "a/other")
+    assert caught.value.details["object"] == "a/other"
+
+
+def test_no_descriptor_is_left_open(held):
+    before = sorted(Path("/proc/self/fd").iterdir())
+    for name in ("create", "keep_note", "sync", "sync_root", "make_root", *READS):
+        {**WRITES, **READS}[name](held)
+    for key in ("nothing", "before/k", "tree", "tree/a/none", "no/where"):
+        for call in (held.read, held.size, held.digest, held.names):
+            with contextlib.suppress(TilevaultError):
+                call(key)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_digest_is_taken_only_where_the_size_is_right(blobs):
+    written = blobs.create("k", [bytes(3 << 20), b"end"])
+    assert blobs.digest("k", written.size) == blobs.digest("k") == written
+    assert blobs.digest("k", 5) == BlobStat(written.size, "")
+    empty = blobs.create("empty", [])
+    assert blobs.digest("empty", 0) == empty
 
 
 def test_keys_and_sync(blobs):

@@ -22,6 +22,7 @@ from PIL import Image as Picture
 
 import collection
 import tilevault
+from tilevault import Archive
 from tilevault.codecs.errors import AccessDenied, Conflict, StoreFull, StoreUnavailable, TilevaultError
 from tilevault.workflows.cli import build_parser, main
 
@@ -212,6 +213,14 @@ def test_a_dry_run_writes_nothing(run: Run, source: Path, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", ["--report", "--receipt"])
+def test_a_dry_run_has_no_report_and_no_receipt(source: Path, tmp_path: Path, option: str) -> None:
+    done = shell("add", source / "maps", tmp_path / "a", "--dry-run", option, tmp_path / "r.html")
+    assert done.returncode == 2
+    assert "--dry-run writes nothing" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_receipts_and_reports_are_refused_before_the_work(run: Run, source: Path, tmp_path: Path) -> None:
     (tmp_path / "there").write_text("mine")
     for option in ("--receipt", "--report"):
@@ -282,8 +291,28 @@ def test_ls_where(run: Run, whole: Path, where: list[str], count: int) -> None:
 
 
 def test_ls_refuses_what_makes_no_sense(run: Run, whole: Path) -> None:
-    assert run("ls", whole, "--where", "bbox=1,2")[0] == 3
-    assert run("ls", whole, "--where", "CT")[0] == 3
+    for where in ("bbox=1,2", "CT"):
+        with pytest.raises(SystemExit) as exit:
+            run("ls", whole, "--where", where)
+        assert exit.value.code == 2
+
+
+def test_ls_says_when_no_image_has_the_key(run: Run, whole: Path, tmp_path: Path) -> None:
+    code, records, err = run("ls", whole, "--where", "PatientD=1", "Modality=CT")
+    check_keys("ls", records)
+    (warning,) = records
+    assert (code, warning["type"], warning["code"], warning["key"]) == (
+        0,
+        "warning",
+        "UnknownKey",
+        "patientd",
+    )
+    assert "PatientID" in warning["known"]
+    assert "did you mean PatientID" in err
+    code, records, err = run("ls", whole, "--where", "Modality=MR")
+    assert (code, records, err) == (0, [], ""), "a key that there is"
+    Archive.create(tmp_path / "empty")
+    assert run("ls", tmp_path / "empty", "--where", "PatientD=1") == (0, [], "")
 
 
 def test_ls_shows_the_rest_when_an_image_is_damaged(run: Run, archive: Path) -> None:
@@ -342,6 +371,32 @@ def test_images_that_are_not_there(run: Run, archive: Path) -> None:
         assert (code, records[0]["code"]) == (3, "ImageNotFound"), name
 
 
+def test_names_as_people_type_them(run: Run, archive: Path, source: Path, tmp_path: Path) -> None:
+    scene = run("info", archive, "maps/scene.tif")[1]
+    assert run("info", archive, "scene.tif")[1] == scene, "the last part of a name"
+    evil = run("info", archive, "evil\x1b[2J.dcm")[1]
+    assert run("info", archive, r"evil\x1b[2J.dcm")[1] == evil, "as ls prints it"
+    for command in ("verify", "export"):
+        options = ["-o", tmp_path / "out"] if command == "export" else []
+        assert run(command, archive, "scene.tif", *options)[0] == 0
+    code, records, err = run("info", archive, "maps/scen.tif")
+    assert (code, records[0]["code"], records[0]["near"]) == (3, "ImageNotFound", ["maps/scene.tif"])
+    assert "did you mean maps/scene.tif?" in err
+    assert r"did you mean evil\x1b[2J.dcm?" in run("info", archive, "evil.dcm")[2]
+
+    shutil.copytree(source / "maps", tmp_path / "other" / "deep")
+    with rasterio.open(tmp_path / "other" / "deep" / "scene.tif", "r+") as dataset:
+        dataset.update_tags(MADE="again")
+    assert run("add", tmp_path / "other", archive)[0] == 0
+    code, records, err = run("read", archive, "scene.tif", "-o", tmp_path / "x.npy")
+    assert (code, len(records[0]["matches"])) == (3, 2)
+    assert "2 images answer to 'scene.tif'" in err
+    assert "(maps/scene.tif)" in err
+    assert "(deep/scene.tif)" in err
+    assert run("rm", archive, "deep/scene.tif", "--yes")[0] == 0
+    assert run("rm", archive, "scene.tif", "--yes")[0] == 0
+
+
 # -- read ---------------------------------------------------------------------------------------------------
 
 
@@ -382,6 +437,46 @@ def test_read_tif_knows_where_it_is(run: Run, archive: Path, source: Path, tmp_p
                 np.testing.assert_array_equal(made.read(), original.read()[:, 40:80, 20:60])
 
 
+def test_read_keeps_the_mask(run: Run, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(3).integers(1, 9999, (1, 90, 80)).astype(np.uint16)
+    mask = np.full((90, 80), 255, np.uint8)
+    mask[:40, :30] = 0
+    (tmp_path / "in").mkdir()
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            tmp_path / "in" / "m.tif",
+            "w",
+            driver="GTiff",
+            width=80,
+            height=90,
+            count=1,
+            dtype="uint16",
+            crs="EPSG:32633",
+            transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
+        ) as dataset,
+    ):
+        dataset.write(pixels)
+        dataset.write_mask(mask)
+    assert run("add", tmp_path / "in", tmp_path / "a")[0] == 0
+    for name, options in (("w.tif", []), ("w.png", []), ("s.tif", ["--words"])):
+        window = ["--window", "10:60,5:70"]
+        assert run("read", tmp_path / "a", "m.tif", *window, "-o", tmp_path / name, *options)[0] == 0
+        if name.endswith("png"):
+            shown = np.asarray(Picture.open(tmp_path / name))
+            np.testing.assert_array_equal(shown[..., 1], mask[10:60, 5:70])
+            continue
+        assert not (tmp_path / f"{name}.msk").exists()
+        with rasterio.open(tmp_path / name) as made:
+            np.testing.assert_array_equal(made.read(), pixels[:, 10:60, 5:70])
+            np.testing.assert_array_equal(made.read_masks(1), mask[10:60, 5:70])
+    run("read", tmp_path / "a", "m.tif", "--level", "1", "-o", tmp_path / "l.tif")
+    with rasterio.open(tmp_path / "l.tif") as made:
+        np.testing.assert_array_equal(made.read_masks(1), mask[::2, ::2])
+    run("export", tmp_path / "a", "-o", tmp_path / "png", "--format", "png")
+    assert np.asarray(Picture.open(tmp_path / "png" / "m.png")).shape == (90, 80, 2)
+
+
 def test_read_png(run: Run, archive: Path, tmp_path: Path) -> None:
     for name, options in (("a", []), ("b", ["--level", 1]), ("c", ["--window", ":48,:32"])):
         assert run("read", archive, "ct/IM000000", "-o", tmp_path / f"{name}.png", *options)[0] == 0
@@ -395,14 +490,11 @@ def test_read_png(run: Run, archive: Path, tmp_path: Path) -> None:
         ["--window", "-5:3,0:9"],
         ["--window", "0:97,0:9"],
         ["--window", "5:5,0:9"],
-        ["--window", "all"],
         ["--level", "9"],
         ["--level", "-1"],
         ["--index", "z=3"],
         ["--index", "z=-1"],
         ["--index", "t=0"],
-        ["--index", "y=0"],
-        ["--words", "--level", "1"],
         ["--words", "--index", "t=0"],
     ],
 )
@@ -412,12 +504,25 @@ def test_what_cannot_be_read(run: Run, whole: Path, tmp_path: Path, options: lis
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "options",
+    [["--window", "all"], ["--index", "y=0"], ["--words", "--level", "1"], ["-o", "x.jpeg"]],
+)
+def test_a_read_that_no_image_could_answer_is_usage(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["read", str(whole), "ct/IM000000", "-o", str(tmp_path / "x.npy"), *options])
+    assert exit.value.code == 2
+    assert "usage: tilevault read" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_read_never_overwrites(run: Run, archive: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     assert run("read", archive, "ct/IM000000", "-o", path)[1][0]["status"] == "written"
     assert run("read", archive, "ct/IM000000", "-o", path)[1][0]["status"] == "present"
     assert run("read", archive, "ct/IM000000", "--level", "1", "-o", path)[0] == 7
-    assert run("read", archive, "ct/IM000000", "-o", tmp_path / "x.jpeg")[0] == 3
     assert run("read", archive, "ct/IM000000", "-o", tmp_path / "no" / ".." / "x.npy")[0] in (0, 3)
     assert run("read", archive, "ct/IM000000", "-o", tmp_path / "x.tif")[0] == 3, "three planes in a TIFF"
 
@@ -466,6 +571,18 @@ def test_verify(run: Run, archive: Path) -> None:
         r"damaged +[0-9a-f]{12}  tile, level 0, tile 0,0,0, samples 0:\d+,0:64,0:64: ", out["text"]
     )
     assert out["text"].splitlines()[-1].startswith("3 images, ")
+
+
+def test_damage_is_told_in_few_words(run: Run, archive: Path) -> None:
+    next(p for p in archive.rglob("c/0/0/0") if p.parents[3].name == "0").unlink()
+    code, ((out),), _ = run("verify", archive, "--depth", "pixels", text=True)
+    assert code == 4
+    lines = [line for line in out["text"].splitlines() if " tile" in line or " file," in line]
+    assert len(lines) >= 2
+    for line in lines:
+        assert "images/" not in line
+        assert len(re.findall("[0-9a-f]{12}", line)) == 1, line
+        assert line.endswith("0/c/0/0/0 is missing")
 
 
 def test_rm(run: Run, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -611,7 +728,7 @@ def test_signals(
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
     arguments = {
-        "add": ["add", source / "ct", tmp_path / "new"],
+        "add": ["add", source / "ct", tmp_path / "new", "--json"],
         "export": ["export", archive, "-o", tmp_path / "out"],
         "verify": ["verify", archive],
     }[command]
@@ -626,11 +743,15 @@ def test_signals(
         assert process.poll() is None
     process.send_signal(number)
     began = time.monotonic()
-    _, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == expected, err
     assert time.monotonic() - began < 20
     assert "Traceback" not in err
     assert "run it again" in err
+    if command == "add":
+        last = json.loads(out.splitlines()[-1])
+        assert (last["type"], last["exit_code"], last["retryable"]) == ("error", expected, True)
+        assert last["code"] == ("Interrupted" if expected == 130 else "Terminated")
     assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".tilevault")]
     if command == "add":
         assert main([str(a) for a in arguments]) == 0

@@ -10,10 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilevault.codecs.errors import InvalidRequest, TileCorrupt
+from tilevault.codecs.errors import InvalidRequest, TileCorrupt, gravest
 from tilevault.workflows.cli import _joined, build_parser
-from tilevault.workflows.commands import worst
-from tilevault.workflows.console import Column, Console, Progress, human_bytes, jsonable, printable
+from tilevault.workflows.console import (
+    Column,
+    Console,
+    Progress,
+    human_bytes,
+    jsonable,
+    printable,
+    reason_alone,
+)
 from tilevault.workflows.listing import short_ids
 from tilevault.workflows.parallel import in_order
 from tilevault.workflows.query import Query
@@ -83,11 +90,11 @@ def test_every_command_has_json_and_debug() -> None:
 
 
 def test_the_gravest_exit_code_wins() -> None:
-    assert worst([]) == worst([0, 0]) == 0
-    assert worst([3, 4, 8]) == 4
-    assert worst([3, 70, 4]) == 70
-    assert worst([0, 3, 7]) == 7
-    assert worst([99]) == 99
+    assert gravest([]) == gravest([0, 0]) == 0
+    assert gravest([3, 4, 8]) == 4
+    assert gravest([3, 70, 4]) == 70
+    assert gravest([0, 3, 7]) == 7
+    assert gravest([99]) == 99
 
 
 # -- text --------------------------------------------------------------------------------------------------
@@ -123,6 +130,12 @@ def test_jsonable_knows_numpy_and_the_numbers_that_json_lacks() -> None:
         {"a": np.arange(3, dtype=np.uint8), "b": float("nan"), "c": -float("inf"), "d": np.float32(1)}
     )
     assert made == {"a": [0, 1, 2], "b": "NaN", "c": "-Infinity", "d": 1.0}
+
+
+def test_a_reason_does_not_repeat_the_name() -> None:
+    assert reason_alone("a/b.tif: a/b.tif: b.tif is cut", "a/b.tif", "") == "b.tif is cut"
+    assert reason_alone("x: y: z", "y", "x") == "z"
+    assert reason_alone("cut", "x") == "cut"
 
 
 def test_an_error_is_a_record_and_a_line() -> None:
@@ -261,6 +274,11 @@ SCENE = {"bbox": [13.0, 46.0, 14.0, 47.0], "time": "2024-06-12T10:20:31Z", "name
 )
 def test_where(where: list[str], summary: dict[str, Any], expected: bool) -> None:
     assert Query.parse(where).matches(summary) is expected
+
+
+def test_keys_that_no_image_has() -> None:
+    query = Query.parse(["PatientD=1", "modality=CT", "time=2024", "bbox=0,0,1,1"])
+    assert query.unknown(["Modality", "StudyDate"]) == ["patientd", "bbox"]
 
 
 def test_boxes_across_the_antimeridian() -> None:

@@ -127,6 +127,56 @@ def test_positions_rounded_to_a_tenth_are_regular(tmp_path: Path) -> None:
     assert described(one(slices(tmp_path, positions)))[0] == ("z", "y", "x")
 
 
+@pytest.mark.parametrize(
+    ("positions", "told"),
+    [
+        (
+            [(5, -4.5, 2.5 * z - 60) for z in range(20) if z not in (7, 8)],
+            ["7.5 mm instead of 2.5 mm to the next after position 5\\-4.5\\-45"],
+        ),
+        ([(0, 0, 0), (0, 0, 1), (0, 0, 3)], ["2 mm instead of 1 mm to the next after position 0\\0\\1"]),
+        (
+            [(0, 0, z) for z in (0, 2, 4, 4.5, 6.5, 8.5)],
+            ["0.5 mm instead of 2 mm to the next after position 0\\0\\4"],
+        ),
+        (
+            [(0, 0, z) for z in (0, 0, 1, 2, 2, 3, 3)],
+            ["1 instead of 2 frames at position 0\\0\\1"],
+        ),
+        (
+            [(0, 0, z) for z in (0, 1, 2, 3, 4, 5, 7, 10, 14, 19, 25)],
+            [
+                "2 mm instead of 1 mm to the next after position 0\\0\\5",
+                "3 mm instead of 1 mm to the next after position 0\\0\\7",
+                "4 mm instead of 1 mm to the next after position 0\\0\\10",
+                "and 2 more",
+            ],
+        ),
+        ([(0, 0.1 * abs(z - 20), z) for z in range(41)], ["they leave the line from the first to the last"]),
+    ],
+)
+def test_a_gap_between_slices_is_told(tmp_path: Path, positions: list[Any], told: list[str]) -> None:
+    found = one(slices(tmp_path, positions))
+    assert described(found) == (("frame", "y", "x"), (len(positions), 4, 6))
+    start = "slices are not evenly spaced and have no z axis: "
+    assert list(found.warnings) == [start + reason for reason in told]
+
+
+def test_stacks_that_promise_no_volume_are_not_warned_of(tmp_path: Path) -> None:
+    for i, positions in enumerate(
+        [
+            [None] * 3,
+            [(0, 0, 0), None, (0, 0, 3)],
+            [(0, 0, 1)],
+            [(0, 0, 0), (0, 0, 0)],
+            [(0, 0, 0), (0, 0, 1), (0, 0, 2.04)],
+        ]
+    ):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        assert one(slices(folder, positions)).warnings == ()
+
+
 def test_mixed_spacing_is_frames(tmp_path: Path) -> None:
     found = one(slices(tmp_path, [(0, 0, i) for i in range(3)], PixelSpacing=["1\\1", "1\\1", "2\\2"]))
     assert described(found)[0] == ("frame", "y", "x")

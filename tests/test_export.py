@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -271,9 +272,52 @@ def test_what_was_asked_for_by_name_and_cannot_be_is_a_failure(archive: Archive,
     assert files(tmp_path / "out") == {}
 
 
+@pytest.mark.parametrize("broken", ["pixels", "mask"])
+def test_a_cog_that_differs_gets_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """What the word of proof says was compared."""
+    (tmp_path / "in").mkdir()
+    mask = np.full((70, 80), 255, np.uint8)
+    mask[:9] = 0
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            tmp_path / "in" / "m.tif",
+            "w",
+            driver="GTiff",
+            width=80,
+            height=70,
+            count=1,
+            dtype="uint16",
+            crs="EPSG:32633",
+            transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
+        ) as dataset,
+    ):
+        dataset.write(np.arange(5600, dtype=np.uint16).reshape(1, 70, 80))
+        dataset.write_mask(mask)
+    add([tmp_path / "in"], tmp_path / "a")
+    archive = Archive.open(tmp_path / "a")
+    assert [r.proof for r in export(archive, None, tmp_path / "good", "cog")] == ["pixel-exact"]
+    honest = geotiff.write_cog
+
+    def wrong(path: Path, image: Any, read: Any, read_mask: Any, verbatim: Any) -> None:
+        if broken == "pixels":
+            honest(path, image, lambda window: read(window) + 1, read_mask, verbatim)
+        else:
+            bare = replace(image, info=replace(image.info, has_mask=False))
+            honest(path, bare, read, read_mask, verbatim)
+
+    monkeypatch.setattr(geotiff, "write_cog", wrong)
+    (done,) = export(archive, None, tmp_path / "out", "cog")
+    assert (done.status, done.code) == ("failed", "VerifyAfterEncodeFailed")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
 def test_cog_is_valid_and_holds_the_same_pixels(archive: Archive, source: Path, tmp_path: Path) -> None:
     cogeo = pytest.importorskip("rio_cogeo.cogeo")
-    export(archive, ["maps/scene.tif"], tmp_path / "out", "cog")
+    (done,) = export(archive, ["maps/scene.tif"], tmp_path / "out", "cog")
+    assert done.proof == "pixel-exact"
     path = tmp_path / "out" / "maps" / "scene.tif"
     assert cogeo.cog_validate(path, quiet=True)[0]
     with rasterio.open(path) as made, rasterio.open(source / "maps" / "scene.tif") as original:

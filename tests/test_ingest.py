@@ -15,7 +15,7 @@ from test_damage import noise, problems, write_tiff
 from tilevault.archive.blobs import STAGING
 from tilevault.archive.store import Archive
 from tilevault.codecs.errors import InvalidRequest
-from tilevault.workflows import ingest
+from tilevault.workflows import storing
 from tilevault.workflows.ingest import add
 
 
@@ -131,11 +131,11 @@ def test_an_instance_with_other_bytes_is_refused_and_the_first_stays(series, tmp
 
 
 def test_an_interrupted_run_is_continued(tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest, "SMALL_IMAGE", 0)
+    monkeypatch.setattr(storing, "SMALL_IMAGE", 0)
     monkeypatch.setattr("tilevault.archive.grid.BALANCED_BYTES", 1 << 15)
     words = noise((1, 300, 260))
     write_tiff(tmp_path / "in" / "a.tif", words, compress="lzw")
-    real, log = ingest._write_shard, tmp_path / "log"
+    real, log = storing._write_shard, tmp_path / "log"
 
     def written(*arguments):
         with log.open("a") as lines:
@@ -147,13 +147,13 @@ def test_an_interrupted_run_is_continued(tmp_path, monkeypatch):
             raise OSError("power cut")
         return written(*arguments)
 
-    monkeypatch.setattr(ingest, "_write_shard", dies_after_three)
+    monkeypatch.setattr(storing, "_write_shard", dies_after_three)
     failed = add([tmp_path / "in"], tmp_path / "archive", tile=64, workers=1)
     assert (failed.images[0].status, failed.images[0].code) == ("failed", "InternalError")
     archive = Archive.open(tmp_path / "archive")
     assert list(archive) == []
     assert list(archive.uncommitted())
-    monkeypatch.setattr(ingest, "_write_shard", written)
+    monkeypatch.setattr(storing, "_write_shard", written)
     done = add([tmp_path / "in"], tmp_path / "archive", tile=64, workers=1)
     assert done.images[0].status == "added"
     shards = log.read_text().splitlines()
@@ -163,18 +163,18 @@ def test_an_interrupted_run_is_continued(tmp_path, monkeypatch):
 
 
 def test_a_shard_that_rotted_before_the_commit_is_written_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest, "SMALL_IMAGE", 0)
+    monkeypatch.setattr(storing, "SMALL_IMAGE", 0)
     write_tiff(tmp_path / "in" / "a.tif", noise((1, 64, 64)), compress="lzw")
-    real = ingest._commit
+    real = storing._commit
 
     def dies(*arguments):
         raise OSError("power cut")
 
-    monkeypatch.setattr(ingest, "_commit", dies)
+    monkeypatch.setattr(storing, "_commit", dies)
     add([tmp_path / "in"], tmp_path / "archive")
     (shard,) = (p for p in (tmp_path / "archive").rglob("0/data/c/*/*") if p.is_file())
     shard.write_bytes(shard.read_bytes()[:-9] + b"123456789")
-    monkeypatch.setattr(ingest, "_commit", real)
+    monkeypatch.setattr(storing, "_commit", real)
     assert add([tmp_path / "in"], tmp_path / "archive").images[0].status == "added"
     assert problems(tmp_path / "archive") == []
 
@@ -236,19 +236,19 @@ def test_copies_are_kept_once_and_said_so(tmp_path):
 
 
 def test_two_adds_of_one_file_under_other_names_leave_no_second_generation(tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest, "SMALL_IMAGE", 0)
+    monkeypatch.setattr(storing, "SMALL_IMAGE", 0)
     first = write_tiff(tmp_path / "first" / "a.tif", noise((1, 64, 64)), compress="lzw")
     second = tmp_path / "second" / "b.tif"
     second.parent.mkdir()
     shutil.copy(first, second)
-    real, archive = ingest._choose_packing, tmp_path / "archive"
+    real, archive = storing._sample_packing, tmp_path / "archive"
 
-    def meanwhile(order):
+    def meanwhile(order, window):
         if not list(Archive.open(archive)) and order.image.sources[0].name == "a.tif":
             assert start(second.parent, archive).wait(120) == 0
-        return real(order)
+        return real(order, window)
 
-    monkeypatch.setattr(ingest, "_choose_packing", meanwhile)
+    monkeypatch.setattr(storing, "_sample_packing", meanwhile)
     result = add([first.parent], archive)
     assert [(i.name, i.status) for i in result.images] == [("a.tif", "present")]
     assert problems(archive) == []
@@ -305,13 +305,13 @@ def test_kill_9_two_hundred_times(series, tmp_path):
 
 def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
     path = write_tiff(tmp_path / "in" / "a.tif", noise((1, 64, 64)), compress="lzw")
-    real = ingest._choose_packing
+    real = storing._sample_packing
 
-    def touched(order):
+    def touched(order, window):
         os.utime(path, ns=(1, 1))
-        return real(order)
+        return real(order, window)
 
-    monkeypatch.setattr(ingest, "_choose_packing", touched)
+    monkeypatch.setattr(storing, "_sample_packing", touched)
     result = add([tmp_path / "in"], tmp_path / "archive")
     assert [(i.status, i.code) for i in result.images] == [("failed", "SourceChanged")]
     assert result.totals["exit_code"] == 3
@@ -389,11 +389,46 @@ def test_a_collection_may_be_stored_for_its_size(series, tmp_path):
         stored[prefer] = sum(int(image.quality.bits.sum()) for image in archive.values())
         assert {image.codec.prefer for image in archive.values()} == {prefer}
         assert all(image.check("pixels").findings == () for image in archive.values())
-        assert rebuilt(tmp_path / prefer) == {f"ct/{p.name}": sha256(p) for p in series[1]} | {
-            k: v for k, v in rebuilt(tmp_path / prefer).items() if not k.startswith("ct/")
-        }
+        assert rebuilt(tmp_path / prefer) == {f"ct/{p.name}": sha256(p) for p in series[1]}
         np.testing.assert_array_equal(archive["ct"][...], collection.ct_volume(9, 96))
         assert archive["ct"].read(None, level=1).shape == (9, 48, 48)
     assert stored["size"] < stored["resolution"]
     with pytest.raises(InvalidRequest):
         add([source], tmp_path / "neither", prefer="speed")
+
+
+def test_an_add_that_stores_nothing_leaves_no_archive(tmp_path):
+    with pytest.raises(InvalidRequest):
+        add([tmp_path / "nowhere"], tmp_path / "archive")
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "empty.tif").touch()
+    (source / "cut.tif").write_bytes(b"II*\0")
+    result = add([source], tmp_path / "archive")
+    assert sorted((f.source, f.status) for f in result.files) == [
+        ("cut.tif", "rejected"),
+        ("empty.tif", "skipped"),
+    ]
+    assert any("is empty (0 bytes)" in f.reason for f in result.files)
+    assert result.totals["exit_code"] == 3
+    assert not (tmp_path / "archive").exists()
+
+
+def test_no_archive_is_made_among_the_files_of_others(tmp_path):
+    source = write_tiff(tmp_path / "in" / "a.tif", noise((1, 64, 64)))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for place in ("taken", "file", "file/below"):
+        with pytest.raises(InvalidRequest):
+            add([source], tmp_path / place)
+    assert sorted(path.name for path in (tmp_path / "taken").iterdir()) == ["thesis.txt"]
+
+
+def test_a_lossy_source_that_grows_is_named(tmp_path):
+    words = np.random.default_rng(3).normal(128, 30, (1, 256, 256)).clip(0, 255).astype(np.uint8)
+    write_tiff(tmp_path / "in" / "jpeg.tif", words, compress="jpeg", tiled=True)
+    write_tiff(tmp_path / "in" / "lzw.tif", words, compress="lzw")
+    result = add([tmp_path / "in"], tmp_path / "archive")
+    told = {image.name: [w for w in image.warnings if "compressed by jpeg" in w] for image in result.images}
+    assert {name: len(found) for name, found in told.items()} == {"jpeg.tif": 1, "lzw.tif": 0}

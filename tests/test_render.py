@@ -32,7 +32,7 @@ def decoded(png: bytes) -> Any:
 
 # -- PNG -------------------------------------------------------------------------------------------------
 
-pictures = st.sampled_from([(), (3,), (4,)]).flatmap(
+pictures = st.sampled_from([(), (2,), (3,), (4,)]).flatmap(
     lambda tail: hnp.array_shapes(min_dims=2, max_dims=2, max_side=20).flatmap(
         lambda shape: hnp.arrays(np.uint8, shape + tail)
     )
@@ -54,7 +54,7 @@ def test_png_of_a_strided_view() -> None:
     [
         np.zeros((2, 2), np.uint16),
         np.zeros((0, 2), np.uint8),
-        np.zeros((2, 2, 2), np.uint8),
+        np.zeros((2, 2, 5), np.uint8),
         np.zeros(4, np.uint8),
     ],
 )
@@ -125,7 +125,40 @@ def test_nodata_nan_and_mask_do_not_count_and_are_black() -> None:
     mask[2, :8] = 0
     got = to_preview(dirty, info(values, kind="satellite", nodata=-9999), mask=mask)
     assert (got[:3, :8] == 0).all()
-    assert np.abs(got[3:].astype(int) - clean[3:]).max() <= 2
+    assert np.abs(got[3:, :, 0].astype(int) - clean[3:]).max() <= 2
+    assert (got[3:, :, 1] == 255).all()
+
+
+def test_an_alpha_band_is_the_opacity_and_no_colour() -> None:
+    values = np.zeros((4, 8, 8), np.uint8)
+    values[:3], values[3, :, 4:] = 90, 255
+    values[3, 0, 4] = 128
+    names = ("red", "green", "blue", "alpha")
+    bands = {"bands": [{"color_interp": name} for name in names]}
+    got = to_preview(values, info(values, kind="satellite", attributes=bands))
+    assert got.shape == (8, 8, 4)
+    assert (got[:, :4] == 0).all()
+    assert (got[:, 4:, :3] == 90).all()
+    assert got[0, 4, 3] == 128
+    grey = {"bands": [{"color_interp": "gray"}, {"color_interp": "alpha"}]}
+    assert to_preview(values[[0, 3]], info(values[[0, 3]], kind="satellite", attributes=grey)).shape == (
+        8,
+        8,
+        2,
+    )
+
+
+def test_a_smaller_preview_keeps_the_colour_at_the_edge_of_a_mask() -> None:
+    values = np.full((64, 64), 200, np.uint8)
+    values[0, 0] = 0
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 4:] = 255
+    mask[0, 0] = 255
+    got = to_preview(values, info(values, kind="satellite"), max_side=8, mask=mask)
+    assert got.shape == (8, 8, 2)
+    seen = got[1:, :, 1] > 0
+    assert (got[1:, :, 0][seen] == 255).all(), "no dark rim"
+    assert 0 < got[4, 0, 1] < 255
 
 
 def test_a_nodata_value_outside_the_dtype_hides_no_pixel() -> None:

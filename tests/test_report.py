@@ -4,6 +4,7 @@ import base64
 import re
 import shutil
 import stat
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def test_the_page_says_what_happened() -> None:
         "TruncatedSource",
         "README.TXT",
         "2 x 2 tiles",
-        "0.524 MB/s",
+        "0.5 MB/s",
         "tile side",
     ):
         assert expected in page.text, expected
@@ -243,6 +244,27 @@ def test_ten_thousand_images_make_a_page_that_opens() -> None:
     assert len(rendered) < 25_000_000
     assert "The first 10,000 of 12,000 images are listed." in rendered
     assert f"Pictures of the first {MAX_PICTURES} images only." in rendered
+
+
+def test_nothing_is_wider_than_a_narrow_screen() -> None:
+    """Columns of a grid may shrink below the width that they would like to have."""
+    page = render_page(report(image(bits_per_pixel=np.ones((2, 2)))))
+    wishes = re.findall(r"minmax\(([^()]*(?:\([^()]*\))?[^()]*)\)", page)
+    assert wishes
+    assert all(wish.startswith(("0,", "min(")) for wish in wishes), wishes
+    assert "white-space" not in page.partition(".tile b{")[2].partition("}")[0]
+
+
+def test_throughput_is_that_of_the_terminal(stored: tuple[Archive, AddResult]) -> None:
+    from tilevault.workflows.commands import _totals_line
+
+    archive, result = stored
+    more = replace(result.images[0], status="present", bytes_source=10**9)
+    result = replace(result, images=(*result.images, more), totals={**result.totals, "seconds": 2.0})
+    line = _totals_line(dict(result.totals), result.images)
+    (told,) = re.findall(r"[0-9.]+ MB/s", line)
+    assert f"<b>{told}</b>" in render_page(gather(archive, result))
+    assert float(told.split()[0]) < 400, "what was there already was not read"
 
 
 def test_a_report_of_nothing() -> None:

@@ -5,7 +5,7 @@ Parsing needs the standard library only; what a command needs it imports itself,
 
 Exit codes: 0 done; 2 usage; 3 input rejected; 4 integrity; 5 storage; 6 full; 7 conflict; 8 denied; 70 a
 fault of ours; 130 interrupted; 141 the reader of our output went away; 143 terminated. Of several failures
-the gravest gives the code (`workflows.commands.worst`).
+the gravest gives the code (`codecs.errors.gravest`).
 """
 
 import argparse
@@ -15,7 +15,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import tilevault
@@ -90,7 +91,11 @@ def _add(commands: Any) -> None:
         help="tiles whose beginning shows them at lower resolution (default), or the smallest ones",
     )
     parser.add_argument("--workers", type=_count, metavar="N", help="tasks at a time (default: the cores)")
-    parser.add_argument("--scheduler", metavar="ADDR", help="a Dask scheduler, such as tcp://host:8786")
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDR",
+        help="a Dask scheduler, such as tls://host:8786 (tcp:// on this machine only)",
+    )
     parser.add_argument("--report", metavar="FILE.html", help="write a report to read in a browser")
     parser.add_argument("--no-thumbnails", action="store_true", help="no pictures in the report")
     parser.add_argument("--receipt", metavar="FILE", help="write a receipt for `verify --against`")
@@ -204,7 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A name that the terminal's encoding lacks must not end the run.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    _check_usage(parser, options)
 
     from tilevault.workflows.console import Console
 
@@ -214,6 +221,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Warnings of the libraries below are for whoever works on this package.
             warnings.simplefilter("ignore")
         return _guarded(lambda: _run(options, console), console, options.debug)
+
+
+def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """What is wrong whatever lies in the archive is a usage mistake too: exit code 2, nothing begun."""
+    from tilevault.codecs.errors import InvalidRequest
+
+    try:
+        if options.command == "add" and options.dry_run and (options.report or options.receipt):
+            raise InvalidRequest("--dry-run writes nothing: leave --report and --receipt out")
+        if options.command == "export" and options.words and options.format != "npy":
+            raise InvalidRequest("--words goes with --format npy")
+        if options.command == "ls" and options.where:
+            from tilevault.workflows.query import Query
+
+            Query.parse(options.where)
+        if options.command == "read":
+            from tilevault.workflows.reading import check_usage
+
+            check_usage(Path(options.output), options.window, options.index, options.level, options.words)
+    except InvalidRequest as failure:
+        _subparser(parser, options.command).error(failure.message)
+
+
+def _subparser(parser: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
+    (choices,) = (a.choices for a in parser._actions if isinstance(a.choices, dict))
+    found: argparse.ArgumentParser = choices[command]
+    return found
 
 
 def _joined(arguments: list[str]) -> list[str]:
@@ -259,11 +293,9 @@ def _guarded(run: Callable[[], int], console: "Console", debug: bool) -> int:
         console.discard()
         return EXIT_PIPE
     except KeyboardInterrupt:
-        console.note("tilevault: interrupted; nothing half-written is visible, run it again to finish")
-        return EXIT_INTERRUPTED
+        return _cut_short(console, "Interrupted", EXIT_INTERRUPTED)
     except _Terminated:
-        console.note("tilevault: terminated; nothing half-written is visible, run it again to finish")
-        return EXIT_TERMINATED
+        return _cut_short(console, "Terminated", EXIT_TERMINATED)
     except TilevaultError as failure:
         if debug:
             traceback.print_exc(file=console.err)
@@ -279,6 +311,17 @@ def _guarded(run: Callable[[], int], console: "Console", debug: bool) -> int:
         console.note(f"tilevault: a fault in tilevault itself: {text}")
         console.note("tilevault: please report it, with the output of the same command with --debug")
         return EXIT_INTERNAL
+
+
+def _cut_short(console: "Console", code: str, exit_code: int) -> int:
+    """Say that a signal ended the run; whoever reads the records gets a last one."""
+    from tilevault.codecs.errors import TilevaultError
+
+    message = f"{code.lower()}; nothing half-written is visible, run it again to finish"
+    with suppress(BrokenPipeError, TilevaultError):
+        console.record("error", code=code, message=message, exit_code=exit_code, retryable=True)
+    console.note(f"tilevault: {message}")
+    return exit_code
 
 
 class _Terminated(BaseException):

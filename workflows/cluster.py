@@ -6,7 +6,9 @@ thread submitted, and hands back each job's outcome. `run_inline` runs the same 
 """
 
 import ipaddress
+import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -91,6 +93,7 @@ class Cluster(AbstractContextManager["Cluster"]):
             self._client = Client(self._local or _safe_address(scheduler or ""), set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise StoreUnavailable(f"no scheduler answers at {scheduler}: {error}") from error
+        self._threads, self._counted = 1, -math.inf
 
     def __enter__(self) -> Self:
         return self
@@ -104,8 +107,11 @@ class Cluster(AbstractContextManager["Cluster"]):
 
     @property
     def threads(self) -> int:
-        """Threads that run tasks."""
-        return max(1, int(sum(self._client.nthreads().values())))
+        """Threads that run tasks, as of a second ago: a cluster may grow, and asking takes time."""
+        if time.monotonic() >= self._counted + 1:
+            self._threads = max(1, int(sum(self._client.nthreads().values())))
+            self._counted = time.monotonic()
+        return self._threads
 
     def run(
         self, jobs: Iterable[tuple[Any, Job]], done: Callable[[Task, Any], None] | None = None
@@ -114,7 +120,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         waiting: deque[tuple[_Running, int, Task]] = deque()
         flying: dict[Future[Any], tuple[_Running, int, Task]] = {}
         source = iter(jobs)
-        completed = as_completed(loop=self._client.loop)
+        completed = as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
         try:
             while True:
                 room = TASKS_PER_THREAD * self.threads
@@ -126,9 +132,9 @@ class Cluster(AbstractContextManager["Cluster"]):
                     completed.add(future)
                 if not flying:
                     return
-                future = next(completed)
+                future, result = next(completed)
                 running, place, task = flying.pop(future)
-                self._settle(running, place, task, future, done)
+                self._settle(running, place, task, future, result, done)
                 if running.failed is not None:
                     _drop(running, waiting)
                 if not running.missing:
@@ -185,11 +191,13 @@ class Cluster(AbstractContextManager["Cluster"]):
         place: int,
         task: Task,
         future: "Future[Any]",
+        result: Any,
         done: Callable[[Task, Any], None] | None,
     ) -> None:
         running.missing -= 1
         try:
-            running.results[place] = future.result()
+            # Only a task that failed or was lost is asked again, for its error.
+            running.results[place] = result if future.status == "finished" else future.result()
         except (KilledWorker, FutureCancelledError) as error:
             running.failed = StoreUnavailable(f"the workers that ran a task are gone: {error}")
         except Exception as error:
@@ -213,6 +221,9 @@ def _threads_of_this_process(threads: int, scratch: str) -> LocalCluster:
         "distributed.admin.low-level-log-length": 0,
         # By default all Dask processes share a folder with one lock: one that hangs would hold up all.
         "temporary-directory": scratch,
+        # Looking at all stacks a hundred times a second, or at the clock, takes time from the threads.
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "1s",
     }
     with dask.config.set(settings):
         return LocalCluster(

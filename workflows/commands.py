@@ -5,18 +5,20 @@ documented in docs/cli.md and are kept.
 """
 
 import argparse
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilevault.codecs.errors import Conflict, InputRejected, InvalidRequest, TilevaultError
-from tilevault.workflows.console import Console, human_bytes, printable
+from tilevault.codecs.errors import Conflict, InputRejected, InvalidRequest, TilevaultError, gravest
+from tilevault.workflows.console import Console, human_bytes, printable, reason_alone
+from tilevault.workflows.report import bytes_read
 
 if TYPE_CHECKING:
-    from tilevault.archive.store import Archive
-    from tilevault.workflows.ingest import AddResult, Event
+    from tilevault.archive.store import Archive, Image
+    from tilevault.workflows.ingest import AddResult, Event, ImageResult
     from tilevault.workflows.receipt import ReceiptEntry
     from tilevault.workflows.verify import Damage, Record
 
@@ -29,25 +31,22 @@ __all__ = [
     "read_command",
     "rm_command",
     "verify_command",
-    "worst",
 ]
 
 ADD_STATUSES = ("added", "extended", "present", "planned", "failed")
 EXPORT_STATUSES = ("written", "present", "skipped", "failed")
-GRAVITY = (70, 4, 6, 5, 7, 8, 3)
-"""Exit codes of failures, gravest first: a fault of ours, damage, then what an operator can mend."""
-
-
-def worst(codes: Iterable[int]) -> int:
-    """The gravest of several exit codes; 0 if there is none other."""
-    found = set(codes) - {0}
-    return next((code for code in GRAVITY if code in found), max(found, default=0))
 
 
 def _open(path: str) -> "Archive":
     from tilevault.archive.store import Archive
 
     return Archive.open(path)
+
+
+def _image(options: argparse.Namespace) -> "Image":
+    from tilevault.workflows.finding import find_image
+
+    return find_image(_open(options.archive), options.image)
 
 
 def add_command(options: argparse.Namespace, console: Console) -> int:
@@ -81,7 +80,7 @@ def add_command(options: argparse.Namespace, console: Console) -> int:
         )
     codes = [image.exit_code for image in result.images]
     codes += [InputRejected.exit_code for file in result.files if file.status == "rejected"]
-    code = worst(codes)
+    code = gravest(codes)
     _report_add(result, code, console)
     if options.receipt and not options.dry_run:
         from tilevault.workflows.receipt import write_receipt
@@ -95,7 +94,8 @@ def add_command(options: argparse.Namespace, console: Console) -> int:
 
         write_report(
             Path(options.report),
-            None if options.dry_run else _open(options.archive),
+            # Nothing was stored where all was refused: there may be no archive at all.
+            _open(options.archive) if any(image.commit for image in result.images) else None,
             result,
             thumbnails=not options.no_thumbnails,
         )
@@ -137,43 +137,46 @@ def _report_add(result: "AddResult", code: int, console: Console) -> None:
             bytes_source=image.bytes_source,
             bytes_stored=image.bytes_stored,
             code=image.code,
-            reason=image.reason,
-            warnings=list(image.warnings),
+            reason=None if image.reason is None else reason_alone(image.reason, image.name, *image.sources),
+            warnings=list(dict.fromkeys(image.warnings)),
             commit=image.commit,
         )
         console.line(_image_line(image))
-        for warning in image.warnings:
+        for warning in dict.fromkeys(image.warnings):
             console.line(f"          {printable(warning, 160)}")
     for file in result.files:
-        console.record("file", source=file.source, status=file.status, code=file.code, reason=file.reason)
-        reason = file.reason.removeprefix(f"{file.source}: ")
+        reason = reason_alone(file.reason, file.source)
+        console.record("file", source=file.source, status=file.status, code=file.code, reason=reason)
         console.line(f"{file.status:<9} {printable(file.source)}: {printable(reason, 200)}")
     totals = {**result.totals, "exit_code": code}
     console.record("total", **totals)
-    console.line(_totals_line(totals))
+    console.line(_totals_line(totals, result.images))
 
 
 def _image_line(image: Any) -> str:
     ratio = f", ratio {image.bytes_source / image.bytes_stored:.2f}" if image.bytes_stored else ""
     told = f"{image.status:<9} {(image.image or '')[:12]:<12}  {printable(image.name, 60)}"
     if image.status == "failed":
-        return f"{told}: {image.code}: {printable(image.reason, 300)}"
+        reason = reason_alone(image.reason or "", image.name, *image.sources)
+        return f"{told}: {image.code}: {printable(reason, 300)}"
     size = f"{_counted(len(image.sources), 'file')}, {human_bytes(image.bytes_source)}{ratio}"
     return f"{told}  {size}, {image.round_trip}"
 
 
-def _totals_line(totals: dict[str, Any]) -> str:
+def _totals_line(totals: dict[str, Any], images: "Sequence[ImageResult]") -> str:
     parts = [f"{totals[name]} {name}" for name in ADD_STATUSES if totals.get(name)]
     parts += [
         f"{_counted(totals[name], 'file')} {name}" for name in ("skipped", "rejected") if totals.get(name)
     ]
-    source, stored, seconds = (totals.get(k, 0) for k in ("bytes_source", "bytes_stored", "seconds"))
+    kept = [image for image in images if image.bytes_stored]
+    source, stored = sum(i.bytes_source for i in kept), sum(i.bytes_stored for i in kept)
+    read, seconds = bytes_read(images), totals.get("seconds", 0)
     if stored:
         parts.append(f"{human_bytes(source)} in {human_bytes(stored)} (ratio {source / stored:.2f})")
     if seconds:
-        parts.append(f"{seconds:.1f} s, {source / seconds / 1e6:.1f} MB/s")
-    images, files = _counted(totals.get("images", 0), "image"), _counted(totals.get("files", 0), "file")
-    return f"{images} of {files}: " + ", ".join(parts)
+        parts.append(f"{seconds:.1f} s" + (f", {read / seconds / 1e6:.1f} MB/s" if read else ""))
+    counted = _counted(totals.get("images", 0), "image"), _counted(totals.get("files", 0), "file")
+    return f"{counted[0]} of {counted[1]}: " + ", ".join(parts)
 
 
 def _counted(count: int, what: str) -> str:
@@ -191,7 +194,7 @@ def info_command(options: argparse.Namespace, console: Console) -> int:
     """``tilevault info``"""
     from tilevault.workflows.listing import describe_image
 
-    describe_image(_open(options.archive)[options.image], console)
+    describe_image(_image(options), console)
     return 0
 
 
@@ -200,7 +203,7 @@ def read_command(options: argparse.Namespace, console: Console) -> int:
     from tilevault.workflows.reading import read_to_file
 
     record = read_to_file(
-        _open(options.archive)[options.image],
+        _image(options),
         Path(options.output),
         window=options.window,
         index=options.index,
@@ -233,7 +236,7 @@ def export_command(options: argparse.Namespace, console: Console) -> int:
             tell=say,
             progress=progress.update,
         )
-    code = worst(done.exit_code for done in results)
+    code = gravest(done.exit_code for done in results)
     size = sum(done.bytes for done in results)
     counts = {status: sum(done.status == status for done in results) for status in EXPORT_STATUSES}
     console.record("total", files=len(results), **counts, bytes=size, exit_code=code)
@@ -284,13 +287,20 @@ def _say_verified(console: Console, record: "Record") -> None:
                 _say_verified(console, damage)
         case Damage():
             console.record("finding", **vars(record))
-            console.line(f"damaged   {record.image[:12]}  {_place(record)}: {printable(record.message, 300)}")
+            console.line(f"damaged   {record.image[:12]}  {_place(record)}: {printable(_said(record), 300)}")
         case ReceiptChecked():
             console.record("receipt", **vars(record))
             console.line(f"{record.status:<9} {record.image[:12]}  {printable(record.message)}")
         case Note():
             console.record("note", **vars(record))
             console.line(f"note      {printable(record.message)}")
+
+
+def _said(damage: "Damage") -> str:
+    """The message without what the line says already: the image, its folder, and of a tile its place."""
+    place = r"(, array [^,]*, tile \([^)]*\))?: " if damage.kind == "tile" else r"(, |: )"
+    message = re.sub(rf"^image {damage.image}{place}", "", damage.message)
+    return re.sub(rf"images/{damage.image}/[0-9a-f]{{32}}/", "", message)
 
 
 def _place(damage: "Damage") -> str:
@@ -310,8 +320,10 @@ def _place(damage: "Damage") -> str:
 
 def rm_command(options: argparse.Namespace, console: Console) -> int:
     """``tilevault rm``"""
+    from tilevault.workflows.finding import find_image
+
     archive = _open(options.archive)
-    images = [archive[name] for name in options.images]
+    images = [find_image(archive, name) for name in options.images]
     if not options.yes and not _confirmed(images, console):
         console.note("tilevault: nothing was removed")
         return InvalidRequest.exit_code
@@ -325,7 +337,7 @@ def rm_command(options: argparse.Namespace, console: Console) -> int:
             continue
         console.record("removed", image=image.id, name=image.summary.get("name"))
         console.line(f"removed {image.id[:12]}  {printable(image.summary.get('name', ''))}")
-    return worst(codes)
+    return gravest(codes)
 
 
 def _confirmed(images: Iterable[Any], console: Console) -> bool:

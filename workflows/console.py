@@ -22,7 +22,7 @@ from typing import Any, TextIO
 from tilevault.codecs.errors import TilevaultError
 from tilevault.workflows.placing import os_failure
 
-__all__ = ["Column", "Console", "Progress", "human_bytes", "jsonable", "printable"]
+__all__ = ["Column", "Console", "Progress", "human_bytes", "jsonable", "printable", "reason_alone"]
 
 NARROWEST = 24
 """Characters that a flexible column keeps while others can be left out."""
@@ -41,6 +41,14 @@ def printable(value: object, limit: int | None = None) -> str:
         tail = (limit - 1) // 2
         text = f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
     return text
+
+
+def reason_alone(reason: str, *names: str) -> str:
+    """``reason`` without the names of what it is about in front, however often they were put there."""
+    prefixes = tuple(f"{name}: " for name in names if name)
+    while found := next((prefix for prefix in prefixes if reason.startswith(prefix)), None):
+        reason = reason.removeprefix(found)
+    return reason
 
 
 def _visible(char: str) -> str:

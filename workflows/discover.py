@@ -75,6 +75,8 @@ def _scan(found: Found) -> list[SourceFile] | FileResult:
         return FileResult(found.name, "skipped", error.code, error.message)
     except OSError as error:
         return FileResult(found.name, "rejected", "Unreadable", f"{found.name}: {error.strerror}")
+    if not head:
+        return FileResult(found.name, "skipped", "NotRecognized", f"{found.name}: is empty (0 bytes)")
     for module in formats().values():
         if module.recognizes(head):
             try:

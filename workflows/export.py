@@ -26,6 +26,7 @@ from tilevault.codecs.errors import (
     UnsupportedSyntax,
     VerifyAfterEncodeFailed,
 )
+from tilevault.workflows.finding import image_of
 from tilevault.workflows.names import ExportNames
 from tilevault.workflows.parallel import in_order
 from tilevault.workflows.placing import Placing, placed
@@ -60,8 +61,9 @@ class Exported:
     bytes: int = 0
     sha256: str | None = None
     proof: str = ""
-    """What was compared before it got its name: ``file-exact``, ``metadata-exact``, ``verbatim``; of files
-    that are made from the image: ``values``, ``words``, ``preview``."""
+    """What was compared before it got its name: ``file-exact``, ``metadata-exact``, ``verbatim``,
+    ``pixel-exact`` (read back: every word and mask); of files that are not read back, what they hold:
+    ``values``, ``words``, ``preview``. What is read from the archive for them is checked."""
     renamed: bool = False
     """The source's own name was not usable here."""
     code: str | None = None
@@ -114,7 +116,7 @@ class _Export:
         if self.stop.is_set():
             raise _Stopped
 
-    def pieces(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    def pieces(self, pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         """The same pieces, until the export is interrupted."""
         for piece in pieces:
             self.check()
@@ -140,7 +142,8 @@ def export(
     """
     if format not in FORMATS:
         raise InvalidRequest(f"format is one of {', '.join(FORMATS)}, not {format!r}")
-    chosen = list(archive) if images is None else list(dict.fromkeys(_id(archive, name) for name in images))
+    named = (image_of(archive, name) for name in images or ())
+    chosen = list(archive) if images is None else list(dict.fromkeys(named))
     shared = _Export(archive, directory, words)
     results = []
     plan = _plan(archive, chosen, format, explicit=images is not None)
@@ -153,11 +156,6 @@ def export(
         if progress is not None:
             progress(files=len(results), bytes_done=total)
     return results
-
-
-def _id(archive: "Archive", name: str) -> str:
-    """The id of an image that exists, even if its newest commit is damaged."""
-    return name if name in set(archive) else archive[name].id
 
 
 def _plan(
@@ -296,6 +294,9 @@ def _prove(shared: _Export, image: "Image", module: Any, path: Path, metadata: b
         raise VerifyAfterEncodeFailed(f"{kept.name}: the file that was written has other metadata")
     read = _words_reader(shared, image)
     with module.open_reader(images[0]) as reader:
+        mine = (image.shape, image.dtype, image.info is not None and image.info.has_mask)
+        if mine != (reader.info.shape, reader.info.dtype, reader.info.has_mask):
+            raise VerifyAfterEncodeFailed(f"{kept.name}: the file that was written has another form or mask")
         for window in _blocks(image.shape, image.grid.tile, image.dtype.itemsize):
             if reader.read(window).tobytes() != read(window).tobytes():
                 raise VerifyAfterEncodeFailed(f"{kept.name}: other pixels in {window.start} .. {window.stop}")
@@ -320,7 +321,7 @@ def _cog(shared: _Export, item: _Item, placing: Placing) -> str:
     read = _words_reader(shared, image)
     module.write_cog(placing.path, image.source.image, read, image.read_mask, image.source.verbatim(0))
     _prove(shared, image, module, placing.path, metadata=False)
-    return "words"
+    return "pixel-exact"
 
 
 def _npy(shared: _Export, item: _Item, placing: Placing) -> str:

@@ -1,5 +1,6 @@
 """What ``ls`` and ``info`` show: the commits of an archive as a table, one image in full."""
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,7 @@ def list_images(archive: "Archive", where: Sequence[str], console: Console) -> i
     ids = list(archive)
     short = short_ids(ids)
     code, rows, source, stored = 0, [], 0, 0
+    keys: set[str] = set()
     for name in ids:
         try:
             image = archive[name]
@@ -79,6 +81,7 @@ def list_images(archive: "Archive", where: Sequence[str], console: Console) -> i
             console.error(failure, image=name)
             code = code or failure.exit_code
             continue
+        keys.update(image.summary)
         if not query.matches(image.summary):
             continue
         record = image_record(image)
@@ -88,11 +91,24 @@ def list_images(archive: "Archive", where: Sequence[str], console: Console) -> i
         stored += record["bytes_stored"] or 0
     if rows:
         console.table(COLUMNS, rows)
+    if keys:
+        _warn_of_unknown(query, keys, console)
     ratio = (
         f", {human_bytes(source)} in {human_bytes(stored)} (ratio {source / stored:.2f})" if stored else ""
     )
     console.line(f"{len(rows)} image{'' if len(rows) == 1 else 's'}{ratio}")
     return code
+
+
+def _warn_of_unknown(query: Query, known: set[str], console: Console) -> None:
+    """A mistyped key finds nothing, which must not look like an archive that lacks what was looked for."""
+    folded = {key.lower(): key for key in sorted(known)}
+    for key in dict.fromkeys(query.unknown(known)):
+        near = [folded[one] for one in difflib.get_close_matches(key, folded, 3)]
+        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(folded.values())}"
+        text = f"no image has the key {key!r}; {hint}"
+        console.record("warning", code="UnknownKey", message=text, key=key, known=list(folded.values()))
+        console.note(f"tilevault: warning: {printable(text)}")
 
 
 def image_record(image: "Image") -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Placing:
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW
         return os.fdopen(os.open(self._temporary, flags, 0o600, dir_fd=self._folder), "w+b")
 
-    def write_pieces(self, pieces: Iterator[bytes]) -> str:
+    def write_pieces(self, pieces: Iterator[bytes | memoryview]) -> str:
         """Write the pieces one after the other; returns the SHA-256 of all, lower-case hex."""
         digest, size = hashlib.sha256(), 0
         with self.open() as file:

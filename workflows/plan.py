@@ -1,7 +1,7 @@
 """What will be read and written for one image: pure decisions, but for a look at a few tiles."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -11,9 +11,9 @@ import zstandard
 
 from tilevault.archive.description import Description
 from tilevault.archive.documents import canonical, sha256_hex
-from tilevault.archive.formats import SourceImage, SourceReader, formats
+from tilevault.archive.formats import SourceImage, formats
 from tilevault.archive.grid import TileGrid, tile_shape
-from tilevault.archive.image import ImageInfo, Window
+from tilevault.archive.image import ImageInfo, Window, Words
 from tilevault.archive.manifest import generation_id, image_id
 from tilevault.archive.tiles import TiledArray
 from tilevault.codecs import FrameCodec, LosslessCodec
@@ -24,6 +24,8 @@ __all__ = [
     "generation_of",
     "has_low_bands",
     "image_name",
+    "packed_sizes",
+    "sampled_tiles",
     "settle_downsampling",
     "shard_inputs",
     "source_batches",
@@ -51,24 +53,39 @@ def has_low_bands(info: ImageInfo) -> bool:
     )
 
 
-def worth_packing(info: ImageInfo, reader: SourceReader, side: int) -> bool:
-    """Whether packing (of histograms, of repeated rows and columns) makes sampled tiles clearly smaller."""
-    tile = tile_shape(info.shape, info.axes, side, info.dtype.itemsize)
-    grid = TileGrid.plan(info.shape, tile, info.dtype.itemsize)
-    plain, packing = LosslessCodec(pack=False), LosslessCodec(pack=True)
-    sizes = np.zeros(2)
-    for window in _sampled(grid):
-        words = reader.read(window)
-        sizes += len(plain.encode_tile(words)), len(packing.encode_tile(words))
-    return bool(sizes[1] < (1 - PACKING_GAIN) * sizes[0])
-
-
-def _sampled(grid: TileGrid) -> Iterator[Window]:
-    """A few tiles spread evenly over the grid."""
+def sampled_tiles(info: ImageInfo, side: int) -> Iterator[Window]:
+    """A few tiles spread evenly over an image."""
+    grid = TileGrid.plan(
+        info.shape, tile_shape(info.shape, info.axes, side, info.dtype.itemsize), info.dtype.itemsize
+    )
     count = prod(grid.tiles)
     for i in range(min(SAMPLED_TILES, count)):
         flat = (2 * i + 1) * count // (2 * min(SAMPLED_TILES, count))
         yield grid.tile_window(tuple(int(j) for j in np.unravel_index(flat, grid.tiles)))
+
+
+def packed_sizes(words: Words) -> tuple[int, int]:
+    """Bytes of a tile without and with histogram packing; zeros where packing cannot pay."""
+    if not _sparse(words):
+        return 0, 0
+    plain, packed = LosslessCodec(pack=False), LosslessCodec(pack=True)
+    return len(plain.encode_tile(words)), len(packed.encode_tile(words))
+
+
+def worth_packing(sizes: Iterable[tuple[int, int]]) -> bool:
+    """Whether histogram packing makes the sampled tiles (`packed_sizes`) clearly smaller."""
+    plain, packed = np.sum([*sizes, (0, 0)], axis=0)
+    return bool(packed < (1 - PACKING_GAIN) * plain)
+
+
+def _sparse(words: Words) -> bool:
+    """Whether values are missing inside the range, so that packing could pay at all."""
+    low, high = int(words.min()), int(words.max())
+    span = high - low + 1
+    if span <= 1 << 16:
+        occupied = np.bincount((words.astype(np.int64) - low).reshape(-1), minlength=span)
+        return int(np.count_nonzero(occupied)) < 0.75 * span
+    return np.unique(words).size < 0.75 * span
 
 
 def describe(image: SourceImage, side: int, pack: bool, prefer: str) -> Description:

@@ -5,7 +5,7 @@ Pure: strings in, a predicate on the summary of an image out.
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from tilevault.codecs.errors import InvalidRequest
 
 __all__ = ["Query"]
 
+ALSO = {"time": ("studydate",)}
+"""Keys that answer a condition on another key."""
 DATES = re.compile(r"(\d{8})?-(\d{8})?")
 """DICOM range matching of dates (PS3.4 C.2.2.2.5): ``from-to``, ``from-``, ``-to``."""
 INSTANT = re.compile(
@@ -45,6 +47,11 @@ class Query:
             _condition(key, value)
             conditions.append((key, value))
         return cls(tuple(conditions))
+
+    def unknown(self, known: Iterable[str]) -> list[str]:
+        """The keys of the conditions that are none of ``known``, in any case."""
+        folded = {key.lower() for key in known}
+        return [key for key, _ in self.conditions if not ({key, *ALSO.get(key, ())} & folded)]
 
     def matches(self, summary: Mapping[str, Any]) -> bool:
         """Whether an image with this summary meets every condition."""

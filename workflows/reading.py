@@ -16,7 +16,7 @@ from tilevault.workflows.placing import Placing, placed
 if TYPE_CHECKING:
     from tilevault.archive.store import Image
 
-__all__ = ["parse_index", "parse_window", "picture_of", "read_to_file"]
+__all__ = ["check_usage", "parse_index", "parse_window", "picture_of", "read_to_file"]
 
 SPAN = re.compile(r"\s*(-?[0-9]{1,12})?\s*:\s*(-?[0-9]{1,12})?\s*")
 
@@ -28,12 +28,8 @@ def parse_window(text: str | None, height: int, width: int) -> tuple[tuple[int, 
     """
     if text is None:
         return (0, height), (0, width)
-    spans = [SPAN.fullmatch(part) for part in text.split(",")]
-    if len(spans) != 2 or not all(spans):
-        raise InvalidRequest(f"--window wants Y0:Y1,X0:X1, not {text!r}")
     found = []
-    for span, extent, name in zip(spans, (height, width), ("rows", "columns"), strict=True):
-        assert span is not None
+    for span, extent, name in zip(_spans(text), (height, width), ("rows", "columns"), strict=True):
         low = int(span[1]) if span[1] else 0
         high = int(span[2]) if span[2] else extent
         if not 0 <= low < high <= extent:
@@ -42,6 +38,26 @@ def parse_window(text: str | None, height: int, width: int) -> tuple[tuple[int, 
             )
         found.append((low, high))
     return found[0], found[1]
+
+
+def _spans(text: str) -> list[re.Match[str]]:
+    spans = [SPAN.fullmatch(part) for part in text.split(",")]
+    found = [span for span in spans if span]
+    if len(spans) != 2 or len(found) != 2:
+        raise InvalidRequest(f"--window wants Y0:Y1,X0:X1, not {text!r}")
+    return found
+
+
+def check_usage(path: Path, window: str | None, index: Sequence[str], level: int, words: bool) -> None:
+    """Raise `InvalidRequest` for what no image could answer, which can be said before one is opened."""
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".png", ".tif", ".tiff"):
+        raise InvalidRequest(f"the output ends in .npy, .png or .tif, not {path.name!r}")
+    if words and (level or suffix == ".png"):
+        raise InvalidRequest("stored words are those of level 0, and no picture")
+    if window is not None:
+        _spans(window)
+    parse_index(index)
 
 
 def parse_index(expressions: Sequence[str]) -> dict[str, int]:
@@ -68,13 +84,10 @@ def read_to_file(
     Returns what was written as JSON values. Raises `InvalidRequest`, `Conflict` (never overwrites) and
     whatever reading raises; no file is left then.
     """
+    check_usage(path, window, index, level, words)
     suffix = path.suffix.lower()
-    if suffix not in (".npy", ".png", ".tif", ".tiff"):
-        raise InvalidRequest(f"the output ends in .npy, .png or .tif, not {path.name!r}")
     if image.info is None:
         raise InvalidRequest(f"image {image.id} has no pixels; export it to get its files", image=image.id)
-    if words and (level or suffix == ".png"):
-        raise InvalidRequest("stored words are those of level 0, and no picture")
     at = parse_index(index)
     shape = image.level_shape(level)
     (y0, y1), (x0, x1) = parse_window(window, *shape[-2:])
@@ -112,16 +125,16 @@ def _save(
 ) -> None:
     info = image.info
     assert info is not None
+    mask = image.read_mask(box, level) if info.has_mask and suffix != ".npy" else None
     if suffix == ".npy":
         with placing.open() as file:
             np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
     elif suffix == ".png":
-        mask = image.read_mask(box, level) if info.has_mask else None
         placing.write_pieces(iter([picture_of(array, info, at, mask)]))
     else:
         from tilevault.archive.formats.geotiff_window import write_window
 
-        write_window(placing.path, array, info, box, level, image.downsampling or "mean")
+        write_window(placing.path, array, info, box, level, image.downsampling or "mean", mask)
 
 
 def picture_of(

@@ -5,7 +5,7 @@ looked at and tested without an archive. The page holds patient data; the file i
 """
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from tilevault.archive.image import ImageInfo
 from tilevault.codecs.errors import TilevaultError
+from tilevault.workflows.console import reason_alone
 from tilevault.workflows.placing import placed
 
 if TYPE_CHECKING:
     from tilevault.archive.store import Archive, Image
     from tilevault.workflows.ingest import AddResult, ImageResult
 
-__all__ = ["MAX_PICTURES", "Report", "ReportFile", "ReportImage", "gather", "write_report"]
+__all__ = ["MAX_PICTURES", "Report", "ReportFile", "ReportImage", "bytes_read", "gather", "write_report"]
 
 MAX_PICTURES = 200
 """Images shown with a thumbnail and a heat map, at most: a page of 10,000 images must still open."""
@@ -98,6 +99,11 @@ class Report:
     """False: left out on purpose."""
 
 
+def bytes_read(images: "Iterable[ImageResult | ReportImage]") -> int:
+    """Source bytes that went into the archive in this run: what its throughput counts."""
+    return sum(image.bytes_source for image in images if image.status in ("added", "extended"))
+
+
 def write_report(
     path: Path, archive: "Archive | None", result: "AddResult", *, thumbnails: bool = True
 ) -> None:
@@ -137,7 +143,9 @@ def gather(archive: "Archive | None", result: "AddResult", *, thumbnails: bool =
     return Report(
         title=archive.path.name if archive is not None else "nothing stored",
         images=tuple(images),
-        files=tuple(ReportFile(f.source, f.status, f.code, f.reason) for f in result.files),
+        files=tuple(
+            ReportFile(f.source, f.status, f.code, reason_alone(f.reason, f.source)) for f in result.files
+        ),
         files_read=int(totals.get("files", 0)),
         seconds=float(totals.get("seconds", 0.0)),
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -157,8 +165,8 @@ def _plain(entry: "ImageResult") -> ReportImage:
         bytes_stored=entry.bytes_stored,
         sources=len(entry.sources),
         code=entry.code,
-        reason=entry.reason,
-        warnings=tuple(entry.warnings),
+        reason=None if entry.reason is None else reason_alone(entry.reason, entry.name, *entry.sources),
+        warnings=tuple(dict.fromkeys(entry.warnings)),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from tilevault.workflows.console import human_bytes
-from tilevault.workflows.report import MAX_PICTURES, Report, ReportFile, ReportImage
+from tilevault.workflows.report import MAX_PICTURES, Report, ReportFile, ReportImage, bytes_read
 from tilevault.workflows.report_charts import SCALE, bar_chart, data_uri, heat_map, share_bar, text
 from tilevault.workflows.report_style import STYLE
 
@@ -91,7 +91,7 @@ def _tiles(report: Report) -> str:
     }
     rejected = sum(f.status == "rejected" for f in report.files)
     failed = statuses.get("failed", 0)
-    read = sum(i.bytes_source for i in report.images if i.status in ("added", "extended"))
+    read = bytes_read(report.images)
     tiles = [
         _tile("Images", f"{len(report.images):,}", ", ".join(f"{n:,} {s}" for s, n in statuses.items())),
         _tile("Files", f"{report.files_read:,}", f"{len(report.files):,} of them no image"),
@@ -100,7 +100,7 @@ def _tiles(report: Report) -> str:
         _tile("Ratio", f"{source / kept:.2f}" if kept else "–", "source / stored"),
     ]
     if report.seconds > 0:
-        speed = f"{read / report.seconds / 1e6:.3g} MB/s" if read else "–"
+        speed = f"{read / report.seconds / 1e6:.1f} MB/s" if read else "–"
         tiles.append(_tile("Throughput", speed, f"{_duration(report.seconds)}, read to proved"))
     if rejected or failed:
         remark = ", ".join(f"{n:,} {w}{_s(n)}" for n, w in ((rejected, "file"), (failed, "image")) if n)
@@ -292,7 +292,7 @@ def _files(files: Sequence[ReportFile]) -> str:
 def _file_table(files: Sequence[ReportFile]) -> str:
     rows = "".join(
         f'<tr><td class="name">{text(f.source, 200)}</td><td>{_tag(f.status)}</td>'
-        f"<td><code>{text(f.code, 40)}</code></td><td>{text(f.reason, 400)}</td></tr>"
+        f'<td><code>{text(f.code, 40)}</code></td><td class="reason">{text(f.reason, 400)}</td></tr>'
         for f in files[:MAX_ROWS]
     )
     note = ""

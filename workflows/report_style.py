@@ -18,16 +18,18 @@ h2{font-size:19px;margin:44px 0 2px;letter-spacing:-.01em}
 h2+p{margin:0 0 14px;color:var(--soft);max-width:84ch}
 .notice{margin:22px 0;padding:12px 16px;border-radius:10px;background:var(--notice);
 border:1px solid var(--warn);border-left-width:5px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(144px,1fr));gap:12px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(144px,100%),1fr));gap:12px}
 .tile,.card{background:var(--card);border:1px solid var(--line);border-radius:12px}
-.tile{padding:14px 16px}
+.tile{padding:14px 16px;min-width:0}
 .tile span{display:block;color:var(--soft);font-size:13px}
 .tile b{display:block;font-size:23px;line-height:1.25;font-weight:650;letter-spacing:-.02em;
-font-variant-numeric:tabular-nums;white-space:nowrap}
+font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .tile.bad b{color:var(--bad)}
 .card{padding:16px 18px}
-.pair{display:grid;grid-template-columns:3fr 2fr;gap:12px;align-items:start}
-@media(max-width:860px){.pair{grid-template-columns:1fr}}
+.pair{display:grid;grid-template-columns:minmax(0,3fr) minmax(0,2fr);gap:12px;align-items:start}
+.pair .card{overflow-x:auto}
+@media(max-width:860px){.pair{grid-template-columns:minmax(0,1fr)}}
+@media(max-width:600px){main{padding:24px 14px 48px}svg.bars{min-width:520px}}
 .card h3{margin:0 0 10px;font-size:15px}
 svg.bars{width:100%;height:auto;display:block;font-size:13px}
 svg .label{text-anchor:end;fill:var(--ink)}
@@ -45,7 +47,7 @@ svg.shares{width:100%;height:14px;border-radius:7px;display:block}
 .legend i{display:inline-block;width:10px;height:10px;border-radius:3px;margin-right:8px}
 dl{display:grid;grid-template-columns:auto 1fr;gap:2px 14px;margin:14px 0 0;font-size:13px}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-.maps{display:grid;grid-template-columns:repeat(auto-fill,minmax(340px,1fr));gap:12px}
+.maps{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(340px,100%),1fr));gap:12px}
 .map{padding:12px;min-width:0}
 .map figure{margin:0;display:flex;gap:8px;height:150px}
 .map figure img{flex:1 1 0;min-width:0;height:150px;object-fit:contain;background:#000;border-radius:6px}
@@ -65,6 +67,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td.pic{width:76px;padding:6px 0 6px 12px}
 td.pic img{width:64px;height:64px;object-fit:contain;background:#000;border-radius:6px;display:block}
 td.name{min-width:220px;max-width:360px;overflow-wrap:anywhere}
+td.reason{min-width:240px;overflow-wrap:anywhere}
 td.nowrap{white-space:nowrap}
 code,.id{font:12px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;color:var(--soft)}
 .tag{display:inline-block;padding:1px 9px;border-radius:99px;font-size:12px;white-space:nowrap;

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilevault.archive.blobs import STAGING
-from tilevault.archive.check import DEPTHS, Finding
+from tilevault.archive.check import DEPTHS, UNANSWERED, Finding
 from tilevault.codecs.errors import IntegrityError, InvalidRequest, TilevaultError
+from tilevault.workflows.finding import image_of
 from tilevault.workflows.parallel import in_order
 from tilevault.workflows.receipt import compare, read_receipt
 
@@ -138,8 +139,8 @@ def verify(
         raise InvalidRequest(f"depth is one of {', '.join(DEPTHS)}, not {depth!r}")
     started = time.monotonic()
     entries = () if against is None else read_receipt(against)
-    known = list(archive)
-    chosen = known if images is None else list(dict.fromkeys(_id(archive, known, name) for name in images))
+    named = (image_of(archive, name) for name in images or ())
+    chosen = list(archive) if images is None else list(dict.fromkeys(named))
     result = Verification(depth, sample)
 
     def say(record: Record) -> None:
@@ -163,14 +164,6 @@ def verify(
     return result
 
 
-def _id(archive: "Archive", known: Sequence[str], name: str) -> str:
-    if name in known:
-        return name
-    begun = [one for one in known if len(name) >= 4 and one.startswith(name)]
-    # A prefix is enough to name an image whose newest commit cannot be read.
-    return begun[0] if len(begun) == 1 else archive[name].id
-
-
 def _count(result: Verification, record: Record) -> None:
     if isinstance(record, ImageVerified):
         result.images += 1
@@ -186,11 +179,13 @@ def _count(result: Verification, record: Record) -> None:
 
 
 def _image(archive: "Archive", depth: str, sample: float | None, seed: int, name: str) -> ImageVerified:
-    """Check one image; whatever fails is its damage."""
+    """Check one image; whatever fails is its damage, unless the place as a whole cannot be read."""
     try:
         archive.commits(name)
         image = archive[name]
         found = image.check(depth, sample, seed)
+    except UNANSWERED:
+        raise
     except TilevaultError as failure:
         damage = Damage(name, "chain", failure.message, failure.details.get("object"))
         return ImageVerified(name, None, depth, "damaged", 0, 1, (damage,))
@@ -225,6 +220,8 @@ def _files(image: "Image", sample: float | None, seed: int) -> tuple[int, int, l
     """Put source files together again where that is promised, and hash them: (checked, there, damage)."""
     try:
         files = image.source.files
+    except UNANSWERED:
+        raise
     except TilevaultError as failure:
         return 0, 1, [Damage(image.id, "chain", failure.message, failure.details.get("object"))]
     chosen = random.Random(f"{seed} {image.id}")
@@ -244,6 +241,8 @@ def _file(image: "Image", number: int) -> Iterator[Damage]:
     try:
         for piece in image.source.rebuild(number):
             digest.update(piece)
+    except UNANSWERED:
+        raise
     except TilevaultError as failure:
         yield Damage(image.id, "file", failure.message, source=file.name)
         return

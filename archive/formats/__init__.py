@@ -157,7 +157,9 @@ class Format(Protocol):
         """
         ...
 
-    def rebuild(self, file: SourceFile, verbatim: Iterator[bytes], frames: FrameAccess) -> Iterator[bytes]:
+    def rebuild(
+        self, file: SourceFile, verbatim: Iterator[bytes], frames: FrameAccess
+    ) -> Iterator[bytes | memoryview]:
         """The bytes of a file-exact source, piece by piece."""
         ...
 

@@ -119,7 +119,7 @@ def _left_over(pixels: dict[str, Any], descriptor: int) -> int:
     return int.from_bytes(logical, "little") >> (8 * unit - spare)
 
 
-def rebuild(file: SourceFile, verbatim: Iterator[bytes], frames: FrameAccess) -> Iterator[bytes]:
+def rebuild(file: SourceFile, verbatim: Iterator[bytes], frames: FrameAccess) -> Iterator[bytes | memoryview]:
     """The file's bytes, exactly, piece by piece: its non-pixel bytes and what is stored of its frames.
 
     ``verbatim``: as `DicomReader.verbatim` gave them, in any pieces. Raises `VerifyAfterEncodeFailed` where

@@ -35,6 +35,10 @@ HEADER_LIMIT = 64 << 20
 """Bytes before the pixel data, and after it."""
 INFLATED_LIMIT = 256 << 20
 """Pixel bytes of a deflated file: it is decoded whole, so it has to fit into memory."""
+LOADED = 64 << 10
+"""Bytes that are read ahead of the elements; few headers are longer."""
+PASSED = 256 << 10
+"""Bytes of pixels that are read at a time: they are hashed while they lie in the processor's cache."""
 Stat = tuple[int, int, int, int, int]
 """st_dev, st_ino, st_size, st_mtime_ns, st_ctime_ns."""
 
@@ -55,14 +59,17 @@ class FileSource:
         parts = [self._buffer[self._at :]]
         have = len(parts[0])
         while have < least and self._loaded < self.size:
-            block = os.read(self._descriptor, min(max(1 << 20, least - have), self.size - self._loaded))
-            if not block:
-                raise SourceChanged("file became shorter while it was read", expected=self.size)
-            self._digest.update(block)
-            self._loaded += len(block)
+            block = os.read(self._descriptor, min(max(LOADED, least - have), self.size - self._loaded))
+            self._passed(block)
             have += len(block)
             parts.append(block)
         self._buffer, self._at = b"".join(parts), 0
+
+    def _passed(self, block: bytes | memoryview) -> None:
+        if not block:
+            raise SourceChanged("file became shorter while it was read", expected=self.size)
+        self._digest.update(block)
+        self._loaded += len(block)
 
     def peek(self, count: int) -> bytes:
         """The next bytes without passing them; fewer at the end."""
@@ -90,10 +97,15 @@ class FileSource:
     def skip(self, count: int, what: str = "element") -> None:
         """Pass ``count`` bytes in bounded memory."""
         self.need(count, what)
+        self.offset += count
+        loaded = min(count, len(self._buffer) - self._at)
+        self._at += loaded
+        count -= loaded
+        # What nobody looks at is hashed where it was read, without a copy.
+        room = memoryview(bytearray(min(count, PASSED)))
         while count:
-            step = len(self.peek(min(count, 1 << 20)))
-            self._at += step
-            self.offset += step
+            step = os.readv(self._descriptor, [room[:count]])
+            self._passed(room[:step])
             count -= step
 
     def at_end(self) -> bool:

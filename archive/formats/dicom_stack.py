@@ -13,7 +13,9 @@ may be oblique to the planes (gantry tilt) by up to 60 degrees.
 import hashlib
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tilevault.archive.formats import SourceFile, SourceImage
@@ -38,6 +40,8 @@ POSITION_TOLERANCE = 0.05
 """Of the spacing."""
 SAME_POSITION = 1e-3
 """Millimetres."""
+MOST_GAPS = 3
+"""Uneven distances that are told one by one."""
 STEEPEST = 0.5
 """Cosine between the stack's direction and the plane normal, at least."""
 
@@ -163,6 +167,25 @@ def _stack(files: Sequence[SourceFile], frames: list[Frame]) -> Stack:
 
 def _regular(files: Sequence[SourceFile], frames: list[Frame]) -> Stack | None:
     """Frames along z, or t and z; None where positions do not allow it."""
+    found = _planes(files, frames)
+    if found is None:
+        return None
+    planes, normal = found
+    times = len(planes[0])
+    if any(len(plane) != times for plane in planes):
+        return None
+    step = _even_step([_vector(plane[0]) for plane in planes], normal)
+    if step is None and len(planes) > 1:
+        return None
+    planes = [sorted(plane, key=lambda f: f.order) for plane in planes]
+    if times == 1:
+        return Stack(("z",), (len(planes),), [plane[0] for plane in planes], step)
+    ordered = [plane[t] for t in range(times) for plane in planes]
+    return Stack(("t", "z"), (times, len(planes)), ordered, step)
+
+
+def _planes(files: Sequence[SourceFile], frames: list[Frame]) -> tuple[list[list[Frame]], Vector] | None:
+    """The frames at each position, in order along the plane normal, and that; None where none is known."""
     orientation = files[0].record["geometry"]["orientations"][0]
     spacings = [s for file in files for s in file.record["geometry"]["spacings"]]
     deflated = files[0].record["pixels"]["coding"] == "deflated" and files[0].record["pixels"]["frames"] > 1
@@ -178,17 +201,37 @@ def _regular(files: Sequence[SourceFile], frames: list[Frame]) -> Stack | None:
             planes[-1].append(frame)
         else:
             planes.append([frame])
-    times = len(planes[0])
-    if any(len(plane) != times for plane in planes):
-        return None
-    step = _even_step([_vector(plane[0]) for plane in planes], normal)
-    if step is None and len(planes) > 1:
-        return None
-    planes = [sorted(plane, key=lambda f: f.order) for plane in planes]
-    if times == 1:
-        return Stack(("z",), (len(planes),), [plane[0] for plane in planes], step)
-    ordered = [plane[t] for t in range(times) for plane in planes]
-    return Stack(("t", "z"), (times, len(planes)), ordered, step)
+    return planes, normal
+
+
+def _unevenness(files: Sequence[SourceFile], frames: list[Frame]) -> list[str]:
+    """Why frames with positions lie along ``frame`` and not along ``z``: perhaps slices were lost."""
+    found = _planes(files, frames)
+    if found is None:
+        return []
+    planes, _ = found
+    usual = statistics.mode(len(plane) for plane in planes)
+    told = [
+        f"{len(plane)} instead of {usual} frames at {_spelled(plane[0])}"
+        for plane in planes
+        if len(plane) != usual
+    ]
+    gaps = [(math.dist(_vector(a[0]), _vector(b[0])), a[0]) for a, b in pairwise(planes)]
+    # The lower of two medians is a distance that occurs: of a step and a gap, the step.
+    step = statistics.median_low(gap for gap, _ in gaps) if gaps else 0.0
+    told += [
+        f"{gap:.6g} mm instead of {step:.6g} mm to the next after {_spelled(before)}"
+        for gap, before in gaps
+        if abs(gap - step) > max(POSITION_TOLERANCE * step, SAME_POSITION)
+    ]
+    more = [f"and {len(told) - MOST_GAPS} more"] if len(told) > MOST_GAPS else []
+    reasons = [*told[:MOST_GAPS], *more] or ["they leave the line from the first to the last"]
+    return [f"slices are not evenly spaced and have no z axis: {reason}" for reason in reasons]
+
+
+def _spelled(frame: Frame) -> str:
+    """An ImagePositionPatient as DICOM writes it."""
+    return "position " + "\\".join(f"{x:.6g}" for x in _vector(frame))
 
 
 def _even_step(positions: Sequence[Vector], normal: Vector) -> Vector | None:
@@ -213,6 +256,7 @@ def _vector(frame: Frame) -> Vector:
 
 
 def _image(key: str, files: Sequence[SourceFile], copies: Mapping[str, Sequence[str]]) -> SourceImage:
+    uneven: list[str] = []
     if files[0].record["pixels"] is None:
         sources = sorted(
             files, key=lambda f: (f.record["instance"] or 0.0, f.record["uids"]["sop"], f.sha256)
@@ -220,7 +264,10 @@ def _image(key: str, files: Sequence[SourceFile], copies: Mapping[str, Sequence[
         info, layout, codec = None, {}, None
     else:
         files = sorted(files, key=lambda f: f.sha256)
-        stack = _stack(files, _frames(files))
+        frames = _frames(files)
+        stack = _stack(files, frames)
+        if stack.axes == ("frame",):
+            uneven = _unevenness(files, frames)
         order = list(dict.fromkeys(frame.file for frame in stack.frames))
         sources = [files[i] for i in order]
         info = describe_info(sources[0].record, stack)
@@ -239,7 +286,7 @@ def _image(key: str, files: Sequence[SourceFile], copies: Mapping[str, Sequence[
         round_trip="file-exact",
         search=search,
         layout=layout,
-        warnings=tuple(_warnings(sources, copies)),
+        warnings=(*_warnings(sources, copies), *uneven),
     )
 
 

@@ -422,7 +422,7 @@ def open_reader(image: SourceImage, archived: ArchivedFrames | None = None) -> G
     return GeoTiffReader(image)
 
 
-def rebuild(file: SourceFile, verbatim: Iterator[bytes], frames: FrameAccess) -> Iterator[bytes]:
+def rebuild(file: SourceFile, verbatim: Iterator[bytes], frames: FrameAccess) -> Iterator[bytes | memoryview]:
     """The bytes of a file-exact TIFF, piece by piece, from its verbatim stream and its words.
 
     Words are asked for (``frames.read``) in windows of whole rows of blocks, about 32 MiB each, in file

@@ -234,7 +234,9 @@ def kept(verbatim: Iterator[bytes], size: int) -> Kept:
         raise ManifestCorrupt(f"the kept bytes of the TIFF do not parse: {error}") from error
 
 
-def rebuild_plain(size: int, verbatim: Iterator[bytes], read: Callable[[Window], Words]) -> Iterator[bytes]:
+def rebuild_plain(
+    size: int, verbatim: Iterator[bytes], read: Callable[[Window], Words]
+) -> Iterator[bytes | memoryview]:
     """The bytes of a plain file of ``size`` bytes, from its verbatim stream and its words.
 
     ``read`` gives the words of a window in the image's own axes: (y, x) for one band, else (c, y, x).
@@ -277,7 +279,7 @@ class _Band:
         self.place: tuple[int | None, int, int] | None = None
         self.words: Words = np.empty(0)
 
-    def bytes_of(self, run: PixelRun) -> Iterator[bytes]:
+    def bytes_of(self, run: PixelRun) -> Iterator[bytes | memoryview]:
         """The run's bytes as the file holds them, cut where the cached rows end."""
         y = run.y0
         while y < run.y1:
@@ -285,7 +287,7 @@ class _Band:
             top, left = y // self.height * self.height, run.x0 // self.width * self.width
             self.fetch(run.sample, top, left)
             part = self.words[:, y - top : end - top, run.x0 - left : run.x1 - left]
-            yield np.moveaxis(part, 0, -1).astype(self.dtype).tobytes()
+            yield np.ascontiguousarray(np.moveaxis(part, 0, -1), self.dtype).reshape(-1).view(np.uint8).data
             y = end
 
     def fetch(self, sample: int | None, top: int, left: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
@@ -20,12 +21,19 @@ __all__ = ["write_window"]
 
 
 def write_window(
-    path: Path, array: Words, info: ImageInfo, window: Window, level: int, downsampling: str
+    path: Path,
+    array: Words,
+    info: ImageInfo,
+    window: Window,
+    level: int,
+    downsampling: str,
+    mask: NDArray[np.uint8] | None = None,
 ) -> None:
     """Write ``array``, (y, x) or (bands, y, x), read from the (y, x) ``window`` of ``level`` of an image.
 
-    CRS and transform of the window, nodata, band descriptions, units, scales, offsets and colour table go
-    with it. ``path`` is overwritten. Raises `InvalidRequest` for an array that is no raster.
+    CRS and transform of the window, nodata, band descriptions, units, scales, offsets, colour table and
+    ``mask``, (y, x), 0 where there is no pixel (as the file's own mask), go with it. ``path`` is overwritten.
+    Raises `InvalidRequest` for an array that is no raster.
     """
     planes = array[np.newaxis] if array.ndim == 2 else array
     if planes.ndim != 3 or (array.ndim == 3 and "c" not in info.axes):
@@ -50,6 +58,8 @@ def write_window(
     with gdal_env(), translated("cannot write a TIFF"), rasterio.open(path, "w", **profile) as dataset:
         _describe_bands(dataset, info)
         dataset.write(np.ascontiguousarray(planes))
+        if mask is not None:
+            dataset.write_mask(np.where(mask, 255, 0).astype(np.uint8))
 
 
 def _georeferencing(info: ImageInfo, window: Window, level: int, downsampling: str) -> dict[str, Any]:
