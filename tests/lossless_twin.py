@@ -1,7 +1,7 @@
 """A slow decoder of tilevault.lossless frames, written from docs/format.md section 2 alone.
 
 One Python integer at a time and nothing clever: it exists so that the native core can be compared with
-the specification. It knows wavelet53, raw and constant frames and checks little.
+the specification. It knows all frames but zstd and checks little.
 """
 
 from dataclasses import dataclass, field

@@ -249,8 +249,8 @@ def write_masked(path: Path, words: Array) -> None:
                 dataset.write_colormap(1, {i: (i, i, i) for i in range(256)})
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["resolution", "size"])
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """``in``, and ``archive`` made of it."""
     folder = tmp_path_factory.mktemp("independent")
     for name, content in dicom_files().items():
@@ -258,7 +258,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     write_tiffs(folder / "in" / "tiff")
-    result = tilevault.add([folder / "in"], folder / "archive", tile=64)
+    result = tilevault.add([folder / "in"], folder / "archive", tile=64, prefer=request.param)
     problems = [r for r in (*result.images, *result.files) if r.code]
     assert result.totals["exit_code"] == 0, problems
     return folder
@@ -288,7 +288,9 @@ def test_the_reader_imports_nothing_of_the_package() -> None:
 
 def test_the_collection_has_every_kind_of_image(read: dict[str, independent_reader.Image]) -> None:
     found = [found.description for found in read.values()]
-    assert {d["downsampling"] for d in found} == {"lowpass53", "mean", "nearest", None}
+    prefer = {d["codec"]["configuration"].get("prefer") for d in found if d["codec"]} - {None}
+    low_bands = {"lowpass53"} if prefer == {"resolution"} else set()  # tiles for their size have none
+    assert {d["downsampling"] for d in found} == {"mean", "nearest", None} | low_bands
     assert {d["round_trip"] for d in found} == {"file-exact", "metadata-exact"}
     assert {d["codec"]["name"] for d in found if d["codec"]} == {"tilevault.lossless", "tilevault.frame"}
     assert {k for d in found for k in d["levels"]} == {0, 3, 4, 5}

@@ -1,5 +1,7 @@
 """Planes frames: what repeats and what does not occur is taken out, exactly, and hostile maps are refused."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -138,6 +140,16 @@ def test_grey_stored_as_rgb_is_nearly_grey_when_size_is_preferred():
         for k in (0,):
             twins = twin.decode(data, tile.shape, tile.dtype, k)
             assert codec.decode_tile(data, tile.shape, tile.dtype, k).tobytes() == twins.tobytes()
+
+
+def test_graphics_are_predicted_where_packing_is_permitted():
+    """Text on black: no prefix serves, but it is clearly smaller."""
+    glyphs = np.kron(tiles.make("noise", (16, 20), "u1") % 3 == 0, np.ones((5, 4), bool))
+    tile = np.where(glyphs, 230 + tiles.make("sparse", (80, 80), "u1"), 0).astype("u1")
+    data = check(tile, twins=(0,))
+    assert data[0] in (4, PLANES)
+    assert len(data) == len(LosslessCodec(prefer="size").encode_tile(tile))
+    assert LosslessCodec(pack=False).encode_tile(tile)[0] == 3
 
 
 def test_without_packing_there_are_no_planes_frames():
@@ -279,3 +291,28 @@ def test_damaged_planes_frames_are_refused_or_decode():
             data[bit // 8] ^= 1 << bit % 8
             outcome(bytes(data), tile.shape, tile.dtype, bit % 6)
             data[bit // 8] ^= 1 << bit % 8
+
+
+# --- Encoders -----------------------------------------------------------------------------------------------
+
+
+def test_bytes_do_not_depend_on_the_tile_before():
+    few = (tiles.make("noise", (5000, 4, 4), "u2") % 5) * 1000
+    first = CODEC.encode_tile(few)
+    CODEC.encode_tile(tiles.make("noise", (3, 160, 128), "u1"))
+    assert CODEC.encode_tile(few) == first
+
+
+def test_values_of_one_hash_bucket_do_not_slow_the_encoder():
+    inverse = pow(2654435761, -1, 1 << 32)
+    keys = np.array([inverse * (5 << 15 | i % 32768) % 2**32 for i in range(65535)], "<u4")
+    began = time.monotonic()
+    CODEC.encode_tile(np.resize(keys, (512, 512)))
+    assert time.monotonic() - began < 2
+
+
+def test_many_small_planes_are_not_searched_for_gaps():
+    tile = tiles.make("noise", (4096, 1, 1), "f4")
+    began = time.monotonic()
+    CODEC.encode_tile(tile)
+    assert time.monotonic() - began < 0.3

@@ -176,13 +176,22 @@ class Writer:
         n = value.bit_length() - 1
         return self.field(1 << n, n + 1).field(value & (1 << n) - 1, n)
 
+    def align(self):
+        self.size += -self.size % 8
+        return self
+
     def done(self):
         return self.value.to_bytes(-(-self.size // 8), "little")
 
 
+def head():
+    """Of a segment 0 with Huffman codes and without decompositions: the coder."""
+    return Writer().field(1, 1)
+
+
 def one_table(mode=0, sizes=(1,), digits=None, escape=0, deltas=(2,), meta=None):
     """The map to one table, its shape, and its lengths' deltas through a code of one symbol."""
-    w = Writer().field(1, 1).gamma(180).field(mode, 2)
+    w = head().field(1, 1).gamma(180).field(mode, 2)
     if mode in (1, 2):
         w.field(digits - 1, 4 if mode == 1 else 2).field(escape, 1)
         sizes = sizes[:1] if escape else ()
@@ -229,11 +238,11 @@ def test_the_stream_these_tests_start_from_is_sound():
         one_table(meta=[1] * 26),  # more symbols than deltas
         one_table(mode=3, sizes=(1, 128), deltas=(3,)),  # token - 1 = 127
         one_table(mode=1, digits=16, escape=1, sizes=(128,), deltas=(0,)),  # 15 + 127
-        Writer().field(0, 1).field(0, 6).gamma(180),  # a table that was not named
-        Writer().field(1, 1).gamma(181),  # 181 contexts
-        Writer().field(1, 1).gamma(179).field(0, 1).field(1, 6).gamma(1),
-        Writer().field(1, 1).field(0, 60),  # a gamma code without an end
-        Writer().field((1 << 131) - 1, 131),  # 65 tables and more, one context each
+        head().field(0, 1).field(0, 6).gamma(180),  # a table that was not named
+        head().field(1, 1).gamma(181),  # 181 contexts
+        head().field(1, 1).gamma(179).field(0, 1).field(1, 6).gamma(1),
+        head().field(1, 1).field(0, 60),  # a gamma code without an end
+        head().field((1 << 131) - 1, 131),  # 65 tables and more, one context each
     ],
     ids=range(19),
 )
@@ -244,7 +253,7 @@ def test_hostile_tables(w):
 def test_bits_that_are_not_there():
     two_symbols = one_table(sizes=(2,), meta=[1, 0, 0, 1]).field(1, 1).field(0, 1)  # lengths 1 and 1
     assert refused(tiny(two_symbols, shape=(1, 40)), (1, 40), "u2", codec=NO_LEVELS)
-    enough = one_table(sizes=(2,), meta=[1, 0, 0, 1]).field(1, 1).field(0, 1).field(0, 40)
+    enough = one_table(sizes=(2,), meta=[1, 0, 0, 1]).field(1, 1).field(0, 1).align().field(0, 40)
     assert not refused(tiny(enough, shape=(1, 40)), (1, 40), "u2", codec=NO_LEVELS)
 
 
@@ -273,8 +282,8 @@ def run_table():
 
 
 def test_a_run_that_outlasts_its_segment():
-    assert not refused(tiny(run_table().field(0, 2), shape=(1, 16)), (1, 16), "u2", codec=NO_LEVELS)
-    assert refused(tiny(run_table().field(0, 2), shape=(1, 15)), (1, 15), "u2", codec=NO_LEVELS)
+    assert not refused(tiny(run_table().align().field(0, 2), shape=(1, 16)), (1, 16), "u2", codec=NO_LEVELS)
+    assert refused(tiny(run_table().align().field(0, 2), shape=(1, 15)), (1, 15), "u2", codec=NO_LEVELS)
 
 
 def test_a_sample_outside_its_type():

@@ -65,27 +65,15 @@ def sampled_tiles(info: ImageInfo, side: int) -> Iterator[Window]:
 
 
 def packed_sizes(words: Words) -> tuple[int, int]:
-    """Bytes of a tile without and with histogram packing; zeros where packing cannot pay."""
-    if not _sparse(words):
-        return 0, 0
+    """Bytes of a tile without and with packing: of values that do not occur, of what repeats."""
     plain, packed = LosslessCodec(pack=False), LosslessCodec(pack=True)
     return len(plain.encode_tile(words)), len(packed.encode_tile(words))
 
 
 def worth_packing(sizes: Iterable[tuple[int, int]]) -> bool:
-    """Whether histogram packing makes the sampled tiles (`packed_sizes`) clearly smaller."""
+    """Whether packing makes the sampled tiles (`packed_sizes`) clearly smaller."""
     plain, packed = np.sum([*sizes, (0, 0)], axis=0)
     return bool(packed < (1 - PACKING_GAIN) * plain)
-
-
-def _sparse(words: Words) -> bool:
-    """Whether values are missing inside the range, so that packing could pay at all."""
-    low, high = int(words.min()), int(words.max())
-    span = high - low + 1
-    if span <= 1 << 16:
-        occupied = np.bincount((words.astype(np.int64) - low).reshape(-1), minlength=span)
-        return int(np.count_nonzero(occupied)) < 0.75 * span
-    return np.unique(words).size < 0.75 * span
 
 
 def describe(image: SourceImage, side: int, pack: bool, prefer: str) -> Description:

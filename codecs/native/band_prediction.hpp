@@ -47,6 +47,33 @@ inline void read_weights(BandWeights& weights, unsigned count, BitReader& r) {
     weights.of[i] = static_cast<int32_t>(r.get_slow(kWeightBits) << (32 - kWeightBits)) >> (32 - kWeightBits);
 }
 
+// The weights of a tile's bands; most bands have none.
+class WeightSet {
+ public:
+  void reset(size_t planes, unsigned levels) {
+    levels_ = levels;
+    index_.assign(planes * levels * 3, -1);
+    used_.clear();
+  }
+  void set(unsigned k, size_t plane, Kind kind, const BandWeights& weights) {
+    if (!weights.used) return;
+    index_[place(k, plane, kind)] = static_cast<int32_t>(used_.size());
+    used_.push_back(weights);
+  }
+  const BandWeights& of(unsigned k, size_t plane, Kind kind) const {
+    const int32_t i = kind == kLL ? -1 : index_[place(k, plane, kind)];
+    return i < 0 ? none_ : used_[static_cast<size_t>(i)];
+  }
+
+ private:
+  size_t place(unsigned k, size_t plane, Kind kind) const { return (plane * levels_ + k - 1) * 3 + kind - kHL; }
+
+  unsigned levels_ = 0;
+  std::vector<int32_t> index_;
+  std::vector<BandWeights> used_;
+  BandWeights none_;
+};
+
 // Rows of the taps of one band, all of them real coefficients (predictions undone).
 class BandTaps {
  public:

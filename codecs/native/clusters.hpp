@@ -24,6 +24,7 @@ class Clusters {
     begins_.push_back(static_cast<uint32_t>(keys.size()));
     for (size_t c = 0; c < count(); ++c)
       if (begins_[c + 1] - begins_[c] > kMostPlaces) throw Corrupt("a cluster has too many values");
+    before_.assign(count(), 0);  // and so again after each plane, without looking at all clusters
   }
 
   // Whether the keys of `samples` samples look as if they lay in clusters, and then the gap between them.
@@ -42,28 +43,30 @@ class Clusters {
 
   size_t count() const { return begins_.size() - 1; }
 
-  // ranks: of planes times size samples among the keys.
-  void split(const int32_t* ranks, size_t planes, size_t size, std::vector<uint8_t>& clusters, std::vector<uint8_t>& places) {
+  // ranks: of planes times size samples among the keys. False if places change too often to be worth it.
+  bool split(const int32_t* ranks, size_t planes, size_t size, std::vector<uint8_t>& clusters, std::vector<uint8_t>& places) {
     cluster_of_.resize(begins_.back());
     for (size_t c = 0; c < count(); ++c) std::fill(cluster_of_.begin() + begins_[c], cluster_of_.begin() + begins_[c + 1], static_cast<uint16_t>(c));
     clusters.resize(2 * planes * size);
     places.resize(planes * size);
-    for (size_t p = 0, i = 0; p < planes; ++p) {
-      before_.assign(count(), 0);
-      for (const size_t end = i + size; i < end; ++i) {
+    size_t changes = 0;
+    for (size_t p = 0; p < planes; ++p) {
+      for (size_t i = p * size; i < (p + 1) * size; ++i) {
         const auto rank = static_cast<uint32_t>(ranks[i]);
         const unsigned c = cluster_of_[rank];
         const auto place = static_cast<int32_t>(rank - begins_[c]);
         store_le16(&clusters[2 * i], c);
         places[i] = static_cast<uint8_t>(place - before_[c]);
+        changes += place != before_[c];
         before_[c] = place;
       }
+      for (size_t i = p * size; i < (p + 1) * size; ++i) before_[load_le16(&clusters[2 * i])] = 0;
     }
+    return changes < planes * size * 2 / 5;
   }
 
   // The ranks of a plane again; throws if a cluster or a place is none.
   void join(const uint8_t* clusters, const uint8_t* places, size_t size, int32_t* ranks) {
-    before_.assign(count(), 0);
     for (size_t i = 0; i < size; ++i) {
       const unsigned c = load_le16(clusters + 2 * i);
       if (c >= count()) throw Corrupt("a cluster is none of the list's");
@@ -72,6 +75,7 @@ class Clusters {
       before_[c] = place;
       ranks[i] = static_cast<int32_t>(begins_[c]) + place;
     }
+    for (size_t i = 0; i < size; ++i) before_[load_le16(clusters + 2 * i)] = 0;
   }
 
  private:

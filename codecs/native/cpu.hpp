@@ -1,5 +1,6 @@
 // One kernel, compiled for more than one instruction set: run(f) calls f, and where the machine has
-// AVX2 and BMI2 it calls the same f compiled with them. Integers only inside, so the bytes are the same.
+// AVX2 and BMI2 it calls the same f compiled with them. Inside are integers only, or floats whose order f gives
+// and which no compiler may fuse (-ffp-contract=off), so the bytes are the same.
 #pragma once
 
 namespace tilevault {
@@ -34,6 +35,21 @@ void run(F&& f) {
   }
 }
 
+template <class F>
+__attribute__((target("avx2,bmi,bmi2,lzcnt,avx512f,avx512bw,avx512vl,avx512dq"), flatten, noinline)) void run_avx512(F& f) {
+  f();
+}
+
+// wide(f) where there are vectors of 512 bits, else run(narrow).
+template <class Wide, class Narrow>
+void run_widest(Wide&& wide, Narrow&& narrow) {
+  if (has_avx512()) {
+    run_avx512(wide);
+  } else {
+    run(narrow);
+  }
+}
+
 #else
 
 inline bool has_avx2() { return false; }
@@ -42,6 +58,11 @@ inline bool has_avx512() { return false; }
 template <class F>
 void run(F&& f) {
   f();
+}
+
+template <class Wide, class Narrow>
+void run_widest(Wide&&, Narrow&& narrow) {
+  narrow();
 }
 
 #endif

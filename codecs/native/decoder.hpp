@@ -32,12 +32,12 @@ class CoefficientDecoder {
   // Segment 0: everything that the others need, and LL of each plane into the first words of c.
   void low(const Subbands& tile, Bytes segment, int32_t* c) {
     tile_ = tile;
-    rows_.resize(tile.planes);
     row_contexts_.resize(tile.width);
     row_tokens_.resize(tile.width);
     predicted_.resize(tile.width);
     frame::take_references(segment, tile.planes, references_);
     read_head(segment);
+    rows_.resize(tile.planes);
     rows_.start(tile, tile.levels, true);
     decode_segment(0, segment, [&](const auto& each) {
       for (size_t plane = 0; plane < tile.planes; ++plane) each(tile.levels, plane, kLL, LowBand());
@@ -65,15 +65,17 @@ class CoefficientDecoder {
     }
   }
 
-  BandWeights& weights(unsigned k, size_t plane, Kind kind) { return weights_[plane * (tile_.levels + 1) + k][kind]; }
-
   void read_head(Bytes& in) {
     BitReader r(in);
     huffman_ = r.get_slow(1) != 0;
-    weights_.assign(tile_.planes * (tile_.levels + 1), {});
+    weights_.reset(tile_.planes, tile_.levels);
+    BandWeights weights;
     for (unsigned k = tile_.levels; k > 0; --k)
       for (size_t plane = 0; plane < tile_.planes; ++plane)
-        for (const Kind kind : {kHL, kLH, kHH}) read_weights(weights(k, plane, kind), taps_of(kind, references_[plane]), r);
+        for (const Kind kind : {kHL, kLH, kHH}) {
+          read_weights(weights, taps_of(kind, references_[plane]), r);
+          weights_.set(k, plane, kind, weights);
+        }
     if (huffman_) {
       read(r);
     } else {
@@ -157,9 +159,9 @@ class CoefficientDecoder {
     rows_.select(plane, references_[plane].first);
     Magnitudes& magnitudes = rows_.magnitudes(kind);
     uint8_t* contexts = row_contexts_.data();
-    const BandWeights& w = weights(k, plane, kind);
+    const BandWeights& w = weights_.of(k, plane, kind);
     if (w.used) taps_.start(tile_, k, plane, kind, references_[plane], low, c);
-    run([&] {
+    const auto rows = [&] {
       const uint8_t* map = set_.map.data() + kind * kClasses;
       for (size_t y = 0; y < band.height; ++y) {
         int32_t* row = c + band.offset + y * band.width;
@@ -171,7 +173,8 @@ class CoefficientDecoder {
         taps_.predict(w, predicted_.data());
         for (size_t x = 0; x < band.width; ++x) row[x] = lifting::add(row[x], predicted_[x]);
       }
-    });
+    };
+    run_widest(rows, rows);
   }
 
   struct State {
@@ -276,7 +279,7 @@ class CoefficientDecoder {
   Subbands tile_{};
   bool huffman_ = false;
   std::vector<Reference> references_;
-  std::vector<std::array<BandWeights, kKinds>> weights_;
+  WeightSet weights_;
   ContextRows rows_;
   BandTaps taps_;
   std::vector<int32_t> predicted_;

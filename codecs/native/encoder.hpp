@@ -64,7 +64,7 @@ class CoefficientEncoder {
     counts_.assign(2 * kContexts, Counts{});
     totals_.fill(0);
     segment_totals_.resize(tile.levels + 1);
-    weights_.assign(tile.planes * (tile.levels + 1), {});
+    weights_.reset(tile.planes, tile.levels);
     rows_.resize(tile.planes);
   }
 
@@ -129,8 +129,6 @@ class CoefficientEncoder {
     }
   }
 
-  BandWeights& weights(unsigned k, size_t plane, Kind kind) { return weights_[plane * (tile_.levels + 1) + k][kind]; }
-
   // Fits, then takes the predictions away, last band and row first, because earlier ones are what they come from.
   void predict(unsigned k, const std::vector<LowBand>& low, int32_t* c) {
     static constexpr unsigned kFitted = 2;  // where it pays without references
@@ -140,9 +138,10 @@ class CoefficientEncoder {
         const Band b = tile_.band(k, plane, kind);
         if (b.height == 0 || b.width == 0) continue;
         if (k > kFitted && references_[plane].first < 0) continue;
-        BandWeights& w = weights(k, plane, kind);
+        BandWeights w;
         taps_.start(tile_, k, plane, kind, references_[plane], low[plane], c);
         run([&] { fit_.fit(taps_, c + b.offset, samples, w); });
+        weights_.set(k, plane, kind, w);
         if (!w.used) continue;
         predicted_.resize(b.width);
         run([&] {
@@ -163,7 +162,7 @@ class CoefficientEncoder {
     rows.select(plane, references_[plane].first);
     Magnitudes& magnitudes = rows.magnitudes(kind);
     Counts *even = counts_.data() + kind * kClasses, *odd = even + kContexts;
-    run([&] {
+    const auto work = [&] {
       for (size_t y = 0; y < band.height; ++y) {
         const size_t at = band.offset + y * band.width;
         uint8_t *contexts = &contexts_[at], *tokens = &tokens_[at];
@@ -176,7 +175,8 @@ class CoefficientEncoder {
         }
         if (x < band.width) ++even[contexts[x]][tokens[x]];
       }
-    });
+    };
+    run_widest(work, work);
   }
 
   void close_segment(unsigned s) {
@@ -191,7 +191,7 @@ class CoefficientEncoder {
     w.put_slow(huffman, 1);
     for (unsigned k = tile_.levels; k > 0; --k)
       for (size_t plane = 0; plane < tile_.planes; ++plane)
-        for (const Kind kind : {kHL, kLH, kHH}) write_weights(weights(k, plane, kind), taps_of(kind, references_[plane]), w);
+        for (const Kind kind : {kHL, kLH, kHH}) write_weights(weights_.of(k, plane, kind), taps_of(kind, references_[plane]), w);
   }
 
   void write_huffman(const int32_t* c, std::vector<uint8_t>& out, std::vector<size_t>& ends) {
@@ -682,7 +682,7 @@ class CoefficientEncoder {
 
   Subbands tile_{};
   std::vector<Reference> references_;
-  std::vector<std::array<BandWeights, kKinds>> weights_;
+  WeightSet weights_;
   ContextRows rows_;
   BandTaps taps_;
   BandFit fit_;

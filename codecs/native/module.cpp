@@ -43,9 +43,9 @@ nb::bytes encode(ByteArray samples, unsigned type, const std::vector<uint64_t>& 
   std::vector<uint8_t> out;
   {
     nb::gil_scoped_release release;
+    const tilevault::Workspace::Lease lease(shape.samples());
     tilevault::TileEncoder::encode(samples.data(), t, shape, levels, pack, size ? tilevault::Prefer::size : tilevault::Prefer::resolution,
                                    huffman ? tilevault::Coder::huffman : tilevault::Coder::ans, out);
-    tilevault::Workspace::give_back();
   }
   return nb::bytes(reinterpret_cast<const char*>(out.data()), out.size());
 }
@@ -57,8 +57,8 @@ void decode(ByteArray data, unsigned type, const std::vector<uint64_t>& extents,
   const size_t rows = ((shape.height() - 1) >> reduce) + 1, columns = ((shape.width() - 1) >> reduce) + 1;
   if (out.size() != shape.planes() * rows * columns * tilevault::size_of(t)) throw nb::value_error("output and shape differ");
   nb::gil_scoped_release release;
+  const tilevault::Workspace::Lease lease(shape.samples());
   tilevault::TileDecoder::decode({data.data(), data.size()}, t, shape, reduce, levels, out.data());
-  tilevault::Workspace::give_back();
 }
 
 std::vector<size_t> segment_ends(ByteArray data, unsigned type, unsigned levels) {

@@ -174,16 +174,19 @@ class Packing {
       if (even[k] + odd[k] != 0) entries_.push_back({static_cast<uint32_t>(low + k), even[k] + odd[k]});
   }
 
-  // A hash table that gives up as soon as there are too many values to be worth a list.
+  // A hash table that gives up as soon as there are too many values to be worth a list, or too many collisions.
   bool count_large(Type type, const uint8_t* in, size_t n) {
     const size_t limit = std::min(kMaxValues, n / 4);
     table_.assign(kMaxValues * 2, Entry{0, 0});
     entries_.clear();
-    size_t used = 0;
+    size_t used = 0, collisions = 0;
     for (size_t i = 0; i < n; ++i) {
       const uint32_t key = palette_key(type, in + 4 * i);
       size_t at = (key * 2654435761u) >> 15;
-      while (table_[at].count != 0 && table_[at].key != key) at = (at + 1) & (kMaxValues * 2 - 1);
+      while (table_[at].count != 0 && table_[at].key != key) {
+        at = (at + 1) & (kMaxValues * 2 - 1);
+        if (++collisions > 8 * n + kMaxValues) return false;
+      }
       if (table_[at].count++ == 0) {
         table_[at].key = key;
         if (++used > limit) return false;

@@ -94,12 +94,12 @@ class PlaneFinder {
   // False if every plane stays whole.
   bool find(Type type, const uint8_t* samples, size_t planes, size_t height, size_t width, std::vector<PlaneMap>& maps) {
     maps.resize(planes);
-    dense_ = false;
+    forget();
     const size_t size = size_of(type), bytes = height * width * size;
     bool any = false;
     find_runs(samples, size, height, width, maps);
     for (size_t p = 0; p < planes; ++p) {
-      if (size == 4) find_gaps(type, samples + p * bytes, height * width, maps[p].gaps);
+      if (size == 4 && height * width >= kGapSamples) find_gaps(type, samples + p * bytes, height * width, maps[p].gaps);
       any |= !maps[p].whole();
     }
     if (planes > 1 && height * width >= kListedSamples && find_lists(type, samples, height, width, maps)) any = true;
@@ -107,13 +107,15 @@ class PlaneFinder {
     return any;
   }
 
-  // No plane of the last tile was worth a list of values: one for all of them would save less still.
+  // No plane of the tile that was looked at last was worth a list of values: one for all would save less still.
   bool dense() const { return dense_; }
+  void forget() { dense_ = false; }
 
  private:
   // Under this share of the samples it is worth a nested frame.
   static constexpr double kWorthwhile = 0.7;
   static constexpr size_t kProbed = 16;
+  static constexpr size_t kGapSamples = 4096;      // so that filling the buckets is not most of the work
   static constexpr size_t kListedSamples = 16384;  // smaller planes do not pay for lists of their own, nor for looking
 
   // Bands that were upsampled each get their own runs; planes that repeat irregularly share those that all

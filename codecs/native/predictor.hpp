@@ -221,8 +221,13 @@ class Stripe {
     const int32_t* n = n_.at();
     std::fill(now - kPad, now, n[0]);
     classify({width(), n, nn_.at(), magnitude_n_.at(), magnitude_nn_.at(), across_.at(), down_.at()}, *filters_, classes_.at(), energy_.at());
-    if (has_reference())
-      for (int i = 0; i < 3; ++i) load_reference(i);
+    load_reference();
+  }
+
+  // The rows of the reference, without the survey.
+  void load_reference() {
+    if (!has_reference()) return;
+    for (int i = 0; i < 3; ++i) load_reference(i);
   }
 
   // The sums over the taps: those of earlier rows and the reference, or all where the row itself is known.

@@ -30,9 +30,9 @@ class Fit {
   }
 
  private:
-  // A third of the rows is looked at, and an eighth of the samples taken, but within bounds: of each class the
+  // A third of the rows is looked at, and a tenth of the samples taken, but within bounds: of each class the
   // same number as far as there are so many, because what is rare is what a flat image pays for.
-  static constexpr size_t kLooked = 3, kTaken = 8, kLeast = 8192, kMost = 32768;
+  static constexpr size_t kLooked = 3, kTaken = 10, kLeast = 8192, kMost = 24576;
   static constexpr unsigned kRenewals = 2;
 
   struct Row {
@@ -52,10 +52,12 @@ class Fit {
     }
   }
 
+  // Every so many-th of the rows that are looked at; surveyed, or only the samples around.
   template <class Each>
-  void each_row(const std::vector<Plane>& planes, const int32_t* words, Each&& each) {
+  void each_row(const std::vector<Plane>& planes, const int32_t* words, size_t every, bool survey, Each&& each) {
     size_t plane = SIZE_MAX, half = SIZE_MAX;
-    for (const Row& row : rows_) {
+    for (size_t i = 0; i < rows_.size(); i += every) {
+      const Row& row = rows_[i];
       const Plane& p = planes[row.plane];
       const size_t count = stripes_of(p), top = (p.height + count - 1) / count, s = row.y / top;
       if (row.plane != plane || s != half) {
@@ -64,7 +66,7 @@ class Fit {
         half = s;
       }
       stripe_.jump(row.y);
-      stripe_.survey();
+      survey ? stripe_.survey() : stripe_.load_reference();
       each(stripe_);
     }
   }
@@ -73,8 +75,8 @@ class Fit {
     const unsigned wanted = samples >= 49152 ? 3 : samples >= 12288 ? 1 : 0;
     activity_.clear();
     size_t flat = 0;
-    each_row(planes, words, [&](const Stripe& s) {
-      for (size_t x = 0; x < s.width(); x += 2) {
+    each_row(planes, words, 3, true, [&](const Stripe& s) {
+      for (size_t x = 0; x < s.width(); ++x) {
         const uint32_t a = s.energy()[x];
         flat += a == 0;
         if (a != 0) activity_.push_back(a);
@@ -115,7 +117,7 @@ class Fit {
       if (to - from >= 2 * unknowns) {
         for (unsigned i = 0; i <= kRenewals; ++i) {
           if (i != 0) run([&] { renew<kSize>(solution, from, to); });
-          run([&] { accumulate<kSize>(from, to); });
+          run_widest([&] { accumulate<kSize, kSize % 16 == 0 ? 16 : 8>(from, to); }, [&] { accumulate<kSize, 8>(from, to); });
           solved = cholesky<kSize>(solution);
           if (!solved) break;
         }
@@ -137,8 +139,13 @@ class Fit {
   template <unsigned kSize>
   void gather(const std::vector<Plane>& planes, const int32_t* words, const Filters& f) {
     std::array<size_t, kMaxClasses> count{};
-    each_row(planes, words, [&](const Stripe& s) {
-      for (size_t x = 0; x < s.width(); ++x) ++count[static_cast<size_t>(s.classes()[x])];
+    seen_.clear();
+    each_row(planes, words, 1, true, [&](const Stripe& s) {
+      for (size_t x = 0; x < s.width(); ++x) {
+        const auto c = static_cast<uint32_t>(s.classes()[x]);
+        ++count[c];
+        seen_.push_back(s.energy()[x] << 3 | c);
+      }
     });
     // Every n-th of a class is taken, n being no whole number.
     std::array<size_t, kMaxClasses> looked = count, pace{};
@@ -150,11 +157,12 @@ class Fit {
     weights_.assign(starts_[kMaxClasses], 0.0f);
     std::array<size_t, kMaxClasses> next;
     std::copy_n(starts_.begin(), kMaxClasses, next.begin());
-    each_row(planes, words, [&](const Stripe& s) {
+    const uint32_t* seen = seen_.data();
+    each_row(planes, words, 1, false, [&](const Stripe& s) {
       std::array<Tap, kAllTaps> taps;
       const unsigned n = s.taps(taps, 0);
-      for (size_t x = 0; x < s.width(); ++x) {
-        const size_t c = static_cast<size_t>(s.classes()[x]);
+      for (size_t x = 0; x < s.width(); ++x, ++seen) {
+        const size_t c = *seen & 7u;
         if ((pace[c] += count[c]) < looked[c]) continue;
         pace[c] -= looked[c];
         const size_t at = next[c]++;
@@ -166,7 +174,7 @@ class Fit {
         for (unsigned k = n; k < kSize - 2; ++k) v[k] = 0.0f;
         v[kSize - 2] = 1.0f;
         v[kSize - 1] = difference(s.row()[x], s.above()[x]);
-        weights_[at] = 1.0f / (static_cast<float>(s.energy()[x]) + 3.0f);
+        weights_[at] = 1.0f / (static_cast<float>(*seen >> 3) + 3.0f);
       }
     });
     for (unsigned c = 0; c < kMaxClasses; ++c)
@@ -187,11 +195,12 @@ class Fit {
     }
   }
 
-  // The upper triangle of the sum of weight times sample times sample, in pieces that floats hold well.
-  template <unsigned kSize>
+  // The upper triangle of the sum of weight times sample times sample, in pieces that floats hold well. kBlock:
+  // how many columns are taken at a time; what is found beside the triangle does not matter.
+  template <unsigned kSize, unsigned kBlock>
   void accumulate(size_t from, size_t to) {
     normal_.fill(0.0);
-    alignas(32) float piece[kSize * kSize];
+    alignas(64) float piece[kSize * kSize];
     for (size_t begin = from; begin < to; begin += 256) {
       std::fill(piece, piece + kSize * kSize, 0.0f);
       for (size_t i = begin; i < std::min(to, begin + 256); i += 4) {
@@ -199,8 +208,8 @@ class Fit {
         for (unsigned r = 0; r + 1 < kSize; ++r) {
           const float wa = weights_[i] * a[r], wb = weights_[i + 1] * b[r], wc = weights_[i + 2] * c[r], wd = weights_[i + 3] * d[r];
           float* row = piece + r * kSize;
-          for (unsigned k = r / 8 * 8; k < kSize; k += 8)
-            for (unsigned j = k; j < k + 8; ++j) row[j] += ((wa * a[j] + wb * b[j]) + wc * c[j]) + wd * d[j];
+          for (unsigned k = r / kBlock * kBlock; k < kSize; k += kBlock)
+            for (unsigned j = k; j < k + kBlock; ++j) row[j] += ((wa * a[j] + wb * b[j]) + wc * c[j]) + wd * d[j];
         }
       }
       for (unsigned r = 0; r < kSize; ++r)
@@ -247,6 +256,7 @@ class Fit {
   size_t per_group_ = 1;
   std::vector<Row> rows_;
   std::vector<uint32_t> activity_;
+  std::vector<uint32_t> seen_;  // energy and, in the lowest three bits, class
   std::vector<float> samples_, weights_;
   std::array<size_t, kMaxClasses + 1> starts_{};
   alignas(32) std::array<double, 24 * 24> normal_{};

@@ -127,11 +127,17 @@ struct Workspace {
     return w;
   }
 
-  // A thread that met one huge tile does not hold its memory for ever.
-  static void give_back() {
-    constexpr size_t kKept = size_t{16} << 20;
-    if (mine().coefficients.capacity() > kKept || mine().words.capacity() > kKept) mine() = Workspace{};
-  }
+  // A thread that met one huge tile does not hold its memory for ever, and what was refused leaves none.
+  struct Lease {
+    size_t samples;
+    explicit Lease(size_t n) : samples(n) {}
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    ~Lease() {
+      constexpr size_t kKept = size_t{4} << 20;
+      if (samples > kKept) mine() = Workspace{};
+    }
+  };
 };
 
 class TileEncoder {
@@ -150,6 +156,7 @@ class TileEncoder {
   static void encode_as(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, bool pack, Prefer prefer, Coder coder,
                         std::vector<uint8_t>& out) {
     static thread_local PlaneFinder finder;
+    finder.forget();
     if (pack && encode_planes(finder, samples, type, shape, levels, prefer, coder, out)) return;
     encode_whole(samples, type, shape, levels, pack && !finder.dense(), prefer, coder, out);
   }
@@ -157,27 +164,27 @@ class TileEncoder {
   // Any frame but that of planes.
   static void encode_whole(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, bool pack, Prefer prefer, Coder coder,
                            std::vector<uint8_t>& out) {
-    const Loaded loaded = load(samples, type, shape, pack);
+    Loaded loaded = load(samples, type, shape, pack);
     Workspace& ws = Workspace::mine();
     uint32_t gap = 0;
     const size_t n = shape.samples(), size = shape.height() * shape.width();
     const bool clusters = loaded.packed && ws.clusters.find(ws.keys, n, gap);
-    std::vector<uint8_t> numbers, places, other;
-    if (clusters) {
-      ws.clusters.split(ws.words.data(), shape.planes(), size, numbers, places);
-      frame::put_prefix(other, kClusters, type, shape);
-      write_palette(ws.keys, other);
-      frame::put_varint(other, gap);
+    std::vector<uint8_t> numbers, places;
+    if (clusters && ws.clusters.split(ws.words.data(), shape.planes(), size, numbers, places)) {
+      std::vector<uint8_t> nested;
+      out.clear();
+      frame::put_prefix(out, kClusters, type, shape);
+      write_palette(ws.keys, out);
+      frame::put_varint(out, gap);
+      encode_simple(numbers.data(), Type::u16, shape, levels, prefer, coder, nested);
+      frame::put_varint(out, nested.size());
+      out.insert(out.end(), nested.begin(), nested.end());
+      encode_simple(places.data(), Type::i8, shape, levels, prefer, coder, nested);
+      out.insert(out.end(), nested.begin(), nested.end());
+      if (out.size() < n * size_of(type)) return;
+      loaded = load(samples, type, shape, pack);
     }
     encode_alone(samples, type, shape, levels, loaded, prefer, coder, out);
-    if (!clusters) return;
-    std::vector<uint8_t> nested;
-    encode_simple(numbers.data(), Type::u16, shape, levels, prefer, coder, nested);
-    frame::put_varint(other, nested.size());
-    other.insert(other.end(), nested.begin(), nested.end());
-    encode_simple(places.data(), Type::i8, shape, levels, prefer, coder, nested);
-    other.insert(other.end(), nested.begin(), nested.end());
-    if (other.size() < out.size()) out = std::move(other);
   }
 
   static void encode_simple(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, Prefer prefer, Coder coder,
@@ -524,12 +531,21 @@ class TileDecoder {
 
   // A row of ranks as values; at a reduced size the even positions of every 2^reduce-th row.
   static bool store_values(Type type, const int32_t* row, size_t width, const std::vector<uint32_t>& keys, const Target& t, size_t p, size_t y) {
-    bool inside = true;
-    const size_t n = keys.size();
-    for (size_t x = 0; x < width; ++x) inside &= static_cast<uint32_t>(row[x]) < n;
+    uint32_t most = 0;
+    for (size_t x = 0; x < width; ++x) most = std::max(most, static_cast<uint32_t>(row[x]));
+    const bool inside = most < keys.size();
     if (!inside || (y & ((size_t{1} << t.reduce) - 1)) != 0) return inside;
     uint8_t* out = t.row(p, y >> t.reduce);
-    for (size_t x = 0; x < t.width(); ++x) palette_store(type, keys[static_cast<size_t>(row[x << t.reduce])], out + x * t.size);
+    const uint32_t* values = keys.data();
+    const size_t columns = t.width();
+    const auto store = [&](Type as) {
+      for (size_t x = 0; x < columns; ++x) palette_store(as, values[row[x << t.reduce]], out + x * t.size);
+    };
+    switch (type) {  // once a row, not for each sample
+      case Type::u16: store(Type::u16); break;
+      case Type::i16: store(Type::i16); break;
+      default: store(type);
+    }
     return true;
   }
 };

@@ -6,7 +6,7 @@ medians, summed over the tiles, in processor time of this process, because that 
 uses the machine. Slow codecs are timed once. Signed pixels are offset for codecs that take none. Every
 decoded tile is compared.
 
-    python tests/benchmarks/bench_lossless.py [--quick] [--repeat 3] [--images CT] [--out build/bench]
+    python tests/benchmarks/bench_lossless.py [--quick] [--repeat 3] [--images CT] [--threads-only]
 
 Sizes of the other codecs are kept in ``<out>/field-sizes.json``, so that ``--quick`` (our sizes on all
 images, speed on one tile of each, no memory) takes a minute or two.
@@ -17,8 +17,10 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,10 @@ import numpy as np
 from lossless_field import Codec, OwnCodec, Stream, field_codecs, own_codecs
 from lossless_images import BenchImage, Tile, images
 from lossless_report import bars, plot, report
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import collection
+from tilevault import Archive, add
 
 MEMORY_TILE = (3, 1024, 1024)
 ONE_EIGHTH = 3
@@ -173,6 +179,32 @@ def _speed_up(job: Callable[[int], Any], count: int) -> float:
     return best[1] / best[2]
 
 
+def archive_threads(side: int = 4096, slices: int = 96) -> dict[str, dict[str, float]]:
+    """The same through the archive: `add` and reading all tiles, one worker against two, best of three."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        collection.write_ct_series(source / "ct", slices=slices)
+        collection.write_scene(source / "scene.tif", side=side)
+        best: dict[str, dict[int, float]] = {"write": {}, "read": {}}
+        for turn in range(3):
+            for workers in (1, 2):
+                path = Path(folder) / f"archive-{turn}-{workers}"
+                began = time.perf_counter()
+                add([source], path, workers=workers)
+                written = time.perf_counter() - began
+                began = time.perf_counter()
+                with ThreadPoolExecutor(workers) as pool:
+                    archive = Archive.open(path)
+                    for image in map(archive.__getitem__, archive):
+                        windows = map(image.grid.tile_window, np.ndindex(*image.grid.tiles))
+                        list(pool.map(image.read, windows))
+                read = time.perf_counter() - began
+                for name, seconds in (("write", written), ("read", read)):
+                    best[name][workers] = min(best[name].get(workers, np.inf), seconds)
+                shutil.rmtree(path)
+    return {"archive": {name: times[1] / times[2] for name, times in best.items()}}
+
+
 def memory() -> dict[str, dict[str, float]]:
     """Peak MiB of a fresh process beyond the tile itself: 16 bit, 3 planes of 1024 x 1024."""
     names = [codec.name for codec in (*own_codecs(False), *field_codecs())]
@@ -240,12 +272,19 @@ def main() -> None:
     parser.add_argument("--images", default="", help="only those whose path contains this")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    parser.add_argument(
+        "--threads-only", action="store_true", help="two threads against one; nothing else may run"
+    )
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
         _peak_of(options.peak_of)
         return
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.threads_only:
+        greys = list(images(Path(options.data), options.images or "WG04"))
+        print(json.dumps(threads(greys) | archive_threads(), indent=1))
+        return
     sizes = Sizes(options.out / "field-sizes.json")
     found = list(images(Path(options.data), options.images))
     record: dict[str, Any] = {"machine": machine(), "quick": options.quick, "images": {}}
@@ -259,7 +298,7 @@ def main() -> None:
             "codecs": row,
         }  # fmt: skip
         sizes.save()
-    record["threads"] = threads(found)
+    record["threads"] = threads(found) | ({} if options.quick else archive_threads())
     record["memory"] = {} if options.quick else memory()
     record["bars"] = bars(record)
     text = report(record)

@@ -22,7 +22,7 @@ from tilevault.archive.formats import SourceFile, SourceImage, formats
 from tilevault.archive.grid import TileGrid, tile_shape
 from tilevault.archive.image import ImageInfo, Window
 from tilevault.codecs.errors import TilevaultError
-from tilevault.workflows.plan import has_low_bands, worth_packing
+from tilevault.workflows.plan import has_low_bands, packed_sizes, sampled_tiles, worth_packing
 
 __all__ = ["BenchImage", "Tile", "images"]
 
@@ -93,9 +93,9 @@ class ArrayReader(AbstractContextManager["ArrayReader"]):
 
 
 def images(data: Path, names: str = "") -> Iterator[BenchImage]:
-    """The images whose name contains ``names``, medical first, each pixel content once."""
+    """The images whose name contains ``names``, each pixel content once: as validation if it is."""
     seen: set[bytes] = set()
-    for name, group, info, reader in _sources(data):
+    for name, group, info, reader in sorted(_sources(data), key=lambda s: _origin(s[0]) != "validation"):
         if names not in name:
             continue
         with reader:
@@ -104,7 +104,8 @@ def images(data: Path, names: str = "") -> Iterator[BenchImage]:
             if key in seen:
                 continue
             seen.add(key)
-            pack = not has_low_bands(info) or worth_packing(info, reader, SIDE)
+        sampled = (packed_sizes(words[window.slices]) for window in sampled_tiles(info, SIDE))
+        pack = not has_low_bands(info) or worth_packing(sampled)
         yield BenchImage(_short(name), group, _origin(name), info, pack, tuple(_tiles(info, words)))
 
 
