@@ -6,7 +6,15 @@ from numpy.typing import NDArray
 
 class Corrupt(ValueError): ...
 
-def encode(samples: NDArray[uint8], type: int, extents: Sequence[int], levels: int, pack: bool) -> bytes: ...
+def encode(
+    samples: NDArray[uint8],
+    type: int,
+    extents: Sequence[int],
+    levels: int,
+    pack: bool,
+    size: bool,
+    huffman: bool,
+) -> bytes: ...
 def decode(
     data: NDArray[uint8], type: int, extents: Sequence[int], reduce: int, levels: int, out: NDArray[Any]
 ) -> None: ...
