@@ -35,7 +35,8 @@ VALIDATION = (
 )  # fmt: skip
 APART = ("satellite/mapbox__rio-pansharpen", "satellite/cogeotiff__", "satellite/ebiederstadt__")
 """Decimated or resampled: shown, but in no mean."""
-LOSSY = ("J2KI", "JLSN", "JPLY", "Fake_MONOHR1", "HTJ2K_08_RGB", "torchxrayvision")
+LOSSY = ("J2KI", "UNCI", "JLSN", "JPLY", "Fake_MONOHR1", "HTJ2K_08_RGB", "torchxrayvision")
+"""UNCI are the decoded J2KI files: a wavelet codec finds its own traces in them."""
 RADIOGRAPHY = ("CR", "DX", "RG", "XA", "MG", "RF", "PX")
 DECODERS = {
     "1.2.840.10008.1.2.5": None,  # pydicom's own
