@@ -49,9 +49,9 @@ class LosslessCodec(TileCodec):
     of the full tile instead of a low band. False where reduced tiles must be low bands of the values."""
 
     prefer: str = "resolution"
-    """``resolution``: wavelet, a tile's first bytes give it at lower resolutions (with ``pack``, 8-bit tiles of
-    few colours may be predicted all the same). ``size``: prediction; it is smaller, and any resolution needs
-    the whole tile. Decoders take both."""
+    """``resolution``: wavelet, a tile's first bytes give it at lower resolutions (with ``pack``, 8-bit tiles
+    of few colours may be predicted all the same). ``size``: prediction; it is smaller, and any resolution
+    needs the whole tile. Decoders take both."""
 
     entropy: str = "ans"
     """How a wavelet tile's tokens become bits: ``ans`` (rANS) or ``huffman`` (Huffman codes over groups of
