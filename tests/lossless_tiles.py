@@ -145,6 +145,15 @@ def _own_values():
     return np.stack([(rough % 32) * 8 + 3, (rough % 200) + 20, 255 - (rough % 16) * 16]).astype("u1")
 
 
+def varint(n):
+    """A number as frame headers hold it: base 128, the least significant group first."""
+    out = b""
+    while n >= 128:
+        out += bytes([n & 127 | 128])
+        n >>= 7
+    return out + bytes([n])
+
+
 def write_missing():
     """Write the vectors that are not there yet."""
     VECTORS.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from PIL import Image as Picture
 
 import collection
 import tilevault
+from test_damage import write_masked
 from tilevault import Archive
 from tilevault.codecs.errors import AccessDenied, Conflict, StoreFull, StoreUnavailable, TilevaultError
 from tilevault.workflows.cli import build_parser, main
@@ -441,23 +442,7 @@ def test_read_keeps_the_mask(run: Run, tmp_path: Path) -> None:
     pixels = np.random.default_rng(3).integers(1, 9999, (1, 90, 80)).astype(np.uint16)
     mask = np.full((90, 80), 255, np.uint8)
     mask[:40, :30] = 0
-    (tmp_path / "in").mkdir()
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(
-            tmp_path / "in" / "m.tif",
-            "w",
-            driver="GTiff",
-            width=80,
-            height=90,
-            count=1,
-            dtype="uint16",
-            crs="EPSG:32633",
-            transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
-        ) as dataset,
-    ):
-        dataset.write(pixels)
-        dataset.write_mask(mask)
+    write_masked(tmp_path / "in" / "m.tif", pixels, mask)
     assert run("add", tmp_path / "in", tmp_path / "a")[0] == 0
     for name, options in (("w.tif", []), ("w.png", []), ("s.tif", ["--words"])):
         window = ["--window", "10:60,5:70"]

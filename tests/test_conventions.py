@@ -17,8 +17,7 @@ from pydicom.uid import generate_uid
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 import collection
-from test_damage import noise, write_tiff
-from test_store import write_masked
+from test_damage import noise, write_masked, write_tiff
 from tilevault.archive.shard import CRC_BYTES, index_bytes, parse_index
 from tilevault.archive.store import Archive, Image
 from tilevault.codecs import LosslessCodec

@@ -27,6 +27,14 @@ def write_tiff(path: Path, words: np.ndarray, **options) -> Path:
     return path
 
 
+def write_masked(path: Path, words: np.ndarray, valid: np.ndarray) -> None:
+    """A GeoTIFF with an internal mask."""
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        write_tiff(path, words, compress="deflate")
+        with rasterio.open(path, "r+") as dataset:
+            dataset.write_mask(valid)
+
+
 def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """Smooth 12-bit words with noise."""
     rng = np.random.default_rng(seed)

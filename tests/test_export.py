@@ -19,6 +19,7 @@ from PIL import Image as Picture
 from pydicom.dataset import FileDataset
 
 import collection
+from test_damage import write_masked
 from tilevault.archive.formats import geotiff
 from tilevault.archive.store import Archive
 from tilevault.codecs.errors import (
@@ -277,25 +278,9 @@ def test_a_cog_that_differs_gets_no_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """What the word of proof says was compared."""
-    (tmp_path / "in").mkdir()
     mask = np.full((70, 80), 255, np.uint8)
     mask[:9] = 0
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(
-            tmp_path / "in" / "m.tif",
-            "w",
-            driver="GTiff",
-            width=80,
-            height=70,
-            count=1,
-            dtype="uint16",
-            crs="EPSG:32633",
-            transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
-        ) as dataset,
-    ):
-        dataset.write(np.arange(5600, dtype=np.uint16).reshape(1, 70, 80))
-        dataset.write_mask(mask)
+    write_masked(tmp_path / "in" / "m.tif", np.arange(5600, dtype=np.uint16).reshape(1, 70, 80), mask)
     add([tmp_path / "in"], tmp_path / "a")
     archive = Archive.open(tmp_path / "a")
     assert [r.proof for r in export(archive, None, tmp_path / "good", "cog")] == ["pixel-exact"]

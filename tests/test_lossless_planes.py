@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import lossless_tiles as tiles
 import lossless_twin as twin
+from lossless_tiles import varint
 from tilevault.codecs import LosslessCodec, TileCorrupt
 
 PLANES = 5
@@ -159,14 +160,6 @@ def test_without_packing_there_are_no_planes_frames():
 # --- Hostile maps -------------------------------------------------------------------------------------------
 
 SHAPE = (2, 6, 8)
-
-
-def varint(n):
-    out = b""
-    while n >= 128:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
 
 
 def nested(extents=(2, 3, 4), transform=0, kind=2, body=None):

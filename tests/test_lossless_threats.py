@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lossless_tiles as tiles
+from lossless_tiles import varint
 from tilevault.codecs import LosslessCodec, TileCorrupt
 
 CODEC = LosslessCodec()
@@ -82,14 +83,6 @@ def frame(transform=0, rank=3, kind=2, extents=SHAPE, rest=None):
     """A raw u2 frame unless told otherwise."""
     body = bytes(2 * int(np.prod(SHAPE))) if rest is None else rest
     return bytes([transform, rank | kind << 3]) + b"".join(varint(n) for n in extents) + body
-
-
-def varint(n):
-    out = b""
-    while n >= 128:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
 
 
 def test_the_frame_these_tests_start_from_is_sound():

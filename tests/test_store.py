@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import collection
-from test_damage import noise, problems, write_tiff
+from test_damage import noise, problems, write_masked, write_tiff
 from tilevault.archive.blobs import LocalBlobs
 from tilevault.archive.image import Window, window_of
 from tilevault.archive.store import Archive, Image
@@ -37,14 +37,6 @@ from tilevault.workflows.ingest import add
 
 SLICES, SIDE = 7, 150
 SHAPE = (SLICES, SIDE, SIDE)
-
-
-def write_masked(path: Path, words: np.ndarray, valid: np.ndarray) -> None:
-    """A GeoTIFF with an internal mask."""
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        write_tiff(path, words, compress="deflate")
-        with rasterio.open(path, "r+") as dataset:
-            dataset.write_mask(valid)
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,14 @@ inline uint16_t token_magnitude(unsigned token) {
   return static_cast<uint16_t>(std::min<uint64_t>((token < kDirect ? token + 1 : middle + 1) >> 1, kMagnitudeCap));
 }
 
+// What is asked of tokens in the loops, once for all of them.
+struct PredictorTokens : TokenTable {
+  std::array<uint16_t, kTokens> magnitude;
+  PredictorTokens() {
+    for (unsigned i = 0; i < kTokens; ++i) magnitude[i] = token_magnitude(i);
+  }
+};
+
 // Quarter octaves of energy + 4.
 inline unsigned context_of(uint32_t energy) {
   const uint32_t e = energy + 4;

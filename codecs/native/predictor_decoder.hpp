@@ -50,14 +50,6 @@ inline Filters read_filters(BitReader& r) {
 
 class PredictorDecoder {
  public:
-  PredictorDecoder() {
-    for (unsigned t = 0; t < kTokens; ++t) {
-      magnitude_[t] = token_magnitude(t);
-      base_[t] = token_base(t);
-      raw_[t] = static_cast<uint8_t>(raw_bits(t));
-    }
-  }
-
   // planes: extents and offsets, references still unknown (they are read). Fills their words.
   void decode(Bytes in, std::vector<Plane>& planes, int32_t* words) {
     BitReader r(in);
@@ -248,7 +240,7 @@ class PredictorDecoder {
   void decode_tokens() {
     const size_t width = stripes_[0].width();
     const ans::SlotTable* const* by_context = by_context_.data();
-    const uint16_t* magnitude = magnitude_.data();
+    const uint16_t* magnitude = token_table_.magnitude.data();
     Hot a = hot(0), b = hot(kLanes - 1);
     size_t x = 0;
     for (; x + 2 <= width; x += 2) {
@@ -269,8 +261,8 @@ class PredictorDecoder {
     const uint8_t* tokens = tokens_[s].data();
     int32_t* out = residuals_[s].data();
     BitReader r = lanes_[s].raw;  // a copy that stays in registers
-    const uint32_t* base = base_.data();
-    const uint8_t* raw = raw_.data();
+    const uint32_t* base = token_table_.base.data();
+    const uint8_t* raw = token_table_.raw.data();
     for (size_t x = 0; x < width; ++x) {
       const unsigned token = tokens[x];
       r.refill();
@@ -351,9 +343,7 @@ class PredictorDecoder {
   std::array<Stripe, 2> stripes_;
   std::array<std::vector<uint8_t>, 2> tokens_;
   std::array<std::vector<int32_t>, 2> residuals_;
-  std::array<uint16_t, kTokens> magnitude_;
-  std::array<uint32_t, kTokens> base_;
-  std::array<uint8_t, kTokens> raw_;
+  PredictorTokens token_table_;
 };
 
 }  // namespace tilevault::predictor

@@ -56,11 +56,6 @@ inline void write_filters(BitWriter& w, const Filters& f) {
 class PredictorEncoder {
  public:
   PredictorEncoder() {
-    for (unsigned t = 0; t < kTokens; ++t) {
-      magnitude_[t] = token_magnitude(t);
-      base_[t] = token_base(t);
-      raw_[t] = static_cast<uint8_t>(raw_bits(t));
-    }
     for (unsigned z = 0; z < kSmall; ++z) small_tokens_[z] = static_cast<uint8_t>(token_of(z));
   }
 
@@ -205,7 +200,7 @@ class PredictorEncoder {
       const uint32_t z = zigzag(residuals[x]);
       const unsigned token = z < kSmall ? small[z] : token_of(z);
       tokens[x] = static_cast<uint8_t>(token);
-      own[x] = magnitude_[token];
+      own[x] = token_table_.magnitude[token];
     }
     std::copy_n(own, width, kept);
     const uint32_t* energy = stripe_.energy();
@@ -230,7 +225,7 @@ class PredictorEncoder {
     BitWriter::Cursor w(raw);
     for (size_t x = 0; x < width; ++x) {  // most tokens have no raw bits, but asking costs more than writing none
       const unsigned token = tokens[x];
-      w.put(zigzag(residuals_[x]) - base_[token], raw_[token]);
+      w.put(zigzag(residuals_[x]) - token_table_.base[token], token_table_.raw[token]);
       w.flush();
     }
     w.give_back();
@@ -371,9 +366,7 @@ class PredictorEncoder {
   std::vector<ans::Frequencies> frequencies_;
   std::vector<ans::EncodeTable> tables_;
   std::array<const ans::Symbol*, kContexts> by_context_{};
-  std::array<uint16_t, kTokens> magnitude_;
-  std::array<uint32_t, kTokens> base_;
-  std::array<uint8_t, kTokens> raw_;
+  PredictorTokens token_table_;
   std::array<uint8_t, kSmall> small_tokens_;
   unsigned top_ = 0;
 };
