@@ -82,7 +82,8 @@ def add(
         others += known + refused + copies
         tally.bytes_total = sum(bytes_source(image) for image in images)
         provenance = _provenance(tile, prefer)
-        orders = [Order(os.fspath(path.absolute()), image, tile, prefer, provenance) for image in images]
+        place, alone = os.fspath(path.absolute()), workers == 1
+        orders = [Order(place, image, tile, prefer, provenance, alone) for image in images]
         if dry_run:
             results = [_planned(order, opened) for order in orders]
         else:

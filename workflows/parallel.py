@@ -7,6 +7,7 @@ something behind when it is cut off watches ``stop``, and is given time to clean
 import contextlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -50,11 +51,12 @@ class Threads:
                 self._jobs.get_nowait()
 
     def end(self, seconds: float = 0.0) -> None:
-        """Let the threads end after what was given to them; wait for each of them so long at most."""
+        """Let the threads end after what was given to them; wait for that so long at most."""
         for _ in self._threads:
             self._jobs.put(None)
+        deadline = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(seconds)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Slot(Generic[R]):

@@ -70,6 +70,8 @@ class Order:
     side: int
     prefer: str
     provenance: Mapping[str, Any]
+    one_thread: bool = False
+    """One worker was asked for: no task has threads of its own."""
 
 
 def bytes_source(image: SourceImage) -> int:

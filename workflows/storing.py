@@ -297,7 +297,7 @@ def _proofs(order: Order, generation: Generation, objects: Sequence[ManifestObje
     manifest = generation.manifest(objects)
     batches = list(_proof_batches(order.image))
     # A single large file keeps all cores busy from inside its one task.
-    threads = len(batches) == 1 and not is_small(order.image)
+    threads = len(batches) == 1 and not is_small(order.image) and not order.one_thread
     return [Task(_prove_files, (batch, threads), shared=(generation, manifest)) for batch in batches]
 
 
