@@ -132,6 +132,10 @@ inline void planes_of(const Shape& shape, std::vector<predictor::Plane>& planes)
 struct Workspace {
   std::vector<int32_t> words, coefficients, low, scratch;
   std::vector<uint32_t> keys, ranks;
+  std::vector<uint8_t> body;
+  std::vector<size_t> ends;
+  PlaneFinder finder;
+  WordColour word_colour;
   Packing packing;
   Clusters clusters;
   ResolutionEncoder resolution_encoder;
@@ -173,7 +177,7 @@ class TileEncoder {
  private:
   static void encode_as(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, bool pack, Prefer prefer, Coder coder,
                         std::vector<uint8_t>& out) {
-    static thread_local PlaneFinder finder;
+    PlaneFinder& finder = Workspace::mine().finder;
     finder.forget();
     if (pack && encode_planes(finder, samples, type, shape, levels, prefer, coder, out)) return;
     encode_whole(samples, type, shape, levels, pack && !finder.dense(), prefer, coder, out);
@@ -277,8 +281,8 @@ class TileEncoder {
       colours.push_back(colour_along(shape, axis));
       axes.push_back(axis);
     }
-    static thread_local std::vector<uint8_t> body;
-    static thread_local std::vector<size_t> ends;
+    std::vector<uint8_t>& body = ws.body;
+    std::vector<size_t>& ends = ws.ends;
     body.clear();
     ends.clear();
     ColourKind kind;
@@ -315,7 +319,7 @@ class TileEncoder {
 
   // The leading axis of three or four samples on whose first planes YCoCg-R pays; -1 if there is none.
   static int word_colour_axis(const Shape& shape, const int32_t* words) {
-    static thread_local WordColour colour;
+    WordColour& colour = Workspace::mine().word_colour;
     for (unsigned axis = 0; axis + 2 < shape.rank; ++axis) {
       if (shape.extent[axis] != 3 && shape.extent[axis] != 4) continue;
       size_t step = shape.height() * shape.width();
@@ -344,11 +348,12 @@ class TileEncoder {
 class TileDecoder {
  public:
   // Writes the tile at `reduce` into out: chunk.extent with the last two axes reduced, C order; the part
-  // beyond the frame's own extents is left as it is. data may end after the segment that reduce needs.
+  // beyond the frame's own extents becomes 0. data may end after the segment that reduce needs.
   static void decode(Bytes data, Type type, const Shape& chunk, unsigned reduce, unsigned levels, uint8_t* out) {
     Bytes in = data;
     const Header h = frame::take_header(in, type, chunk, levels);
     const Target target{out, size_of(type), chunk, h.shape, reduce};
+    if (h.shape.samples() != chunk.samples()) std::memset(out, 0, target.bytes());
     if (h.transform == kConstant) return decode_constant(in, target);
     if (h.transform == kRaw) return decode_raw(in, type, h, target);
     if (h.transform == kPredictor) return decode_predictor(in, type, h, target);
@@ -388,6 +393,7 @@ class TileDecoder {
     unsigned reduce;
 
     size_t reduced(size_t n) const { return ((n - 1) >> reduce) + 1; }
+    size_t bytes() const { return chunk.planes() * reduced(chunk.height()) * reduced(chunk.width()) * size; }
     size_t height() const { return reduced(valid.height()); }
     size_t width() const { return reduced(valid.width()); }
     // Row y of valid plane p, both at the reduced size.
