@@ -17,6 +17,8 @@ and WebP (method 6) by their quality.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from math import log10, sqrt
 
 import imagecodecs
@@ -25,7 +27,7 @@ from lossless_images import BenchImage, Tile
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-__all__ = ["Case", "Coder", "cases", "peers"]
+__all__ = ["Case", "Coder", "cases", "coders", "peers", "targets"]
 
 WORDS = 65535
 TILES_PER_IMAGE = 3
@@ -109,6 +111,9 @@ class Coder:
     """Decodes for the quality, where `decode` is right for the time only."""
     size: Callable[[bytes], int] = len
     """Bytes of a stream that count."""
+    bounded: bool = False
+    """The quality is a bound on every sample's error, in stored units (of floats: in steps of 16 bit words)."""
+    ours: bool = False
 
 
 def cases(image: BenchImage, limit: int = TILES_PER_IMAGE) -> Iterator[Case]:
@@ -152,7 +157,7 @@ def _entropy(tile: Tile) -> float:
     return float(-(counts * np.log2(counts)).sum())
 
 
-def _targets(case: Case) -> tuple[float, ...]:
+def targets(case: Case) -> tuple[float, ...]:
     """Decibels: 28 to 50 for bytes, 30 to 60 for what has more bits."""
     if case.tile.dtype.itemsize == 1:
         return (28, 31, 34, 37, 40, 43, 46, 50)
@@ -161,7 +166,7 @@ def _targets(case: Case) -> tuple[float, ...]:
 
 def _steps(case: Case) -> Sequence[float]:
     """Decibels that the step would give if nothing fell into the dead zone: at low rates it is more."""
-    low, *_, high = _targets(case)
+    low, *_, high = targets(case)
     return [low - 10 + k * (high - low + 12) / 9 for k in range(10)]
 
 
@@ -208,18 +213,29 @@ def _decode_2k(data: bytes) -> Tile:
     return np.asarray(imagecodecs.jpeg2k_decode(data, numthreads=1))
 
 
+def coders() -> list[Coder]:
+    """The others, and ours where a module ``lossy_own`` stands beside this one and gives its ``coders()``.
+
+    A variant of ours is one more `Coder`: ``encode(case, quality)`` to the tile's bytes as a list of one,
+    ``decode(case, [bytes])`` to the tile, ``qualities=targets`` where the quality is a PSNR, ``ours=True``.
+    Variants in the order of their list are the ablation: each is compared with the one before it.
+    """
+    own = import_module("lossy_own").coders() if find_spec("lossy_own") else []
+    return [*peers(), *own]
+
+
 def peers() -> list[Coder]:
     """The others, each with the version under which its curves are kept."""
     ic = imagecodecs
     kept = f"imagecodecs {ic.__version__} settings 1"
     encode, decode = _on_streams(_openjpeg, _decode_2k)
-    found = [Coder("OpenJPEG", encode, decode, _targets, version=kept, size=_openjpeg_size)]
+    found = [Coder("OpenJPEG", encode, decode, targets, version=kept, size=_openjpeg_size)]
     encode, decode = _on_streams(_htj2k, lambda b: np.asarray(ic.htj2k_decode(b, planar=False)))
     view = _on_streams(_htj2k, _decode_2k)[1]
     found.append(Coder("HTJ2K", encode, decode, _steps, version=kept, view=view))
     found += [_jpegxl(declared, kept) for declared in (False, True)]
     encode, decode = _on_streams(lambda c, s, near: ic.jpegls_encode(s, level=int(near)), ic.jpegls_decode)
-    found.append(Coder("JPEG-LS near", encode, decode, _bounds, version=kept))
+    found.append(Coder("JPEG-LS near", encode, decode, _bounds, version=kept, bounded=True))
     rgb: Callable[[Case], bool] = lambda case: case.colour and case.tile.shape[0] == 3  # noqa: E731
     encode, decode = _on_streams(
         lambda c, s, q: ic.avif_encode(s, level=int(q), speed=6, pixelformat="444", numthreads=1),
