@@ -28,6 +28,7 @@ from tilevault.codecs.errors import (
     VerifyAfterEncodeFailed,
 )
 from tilevault.workflows.finding import image_of
+from tilevault.workflows.lossy import loss_items
 from tilevault.workflows.names import ExportNames
 from tilevault.workflows.parallel import in_order
 from tilevault.workflows.placing import Placing, placed
@@ -343,9 +344,10 @@ def _cog(shared: _Export, item: _Item, placing: Placing) -> str:
         raise _NotForThis("cog is for satellite images")
     module = formats()["geotiff"]
     read = _words_reader(shared, image)
-    module.write_cog(placing.path, image.source.image, read, image.read_mask, image.source.verbatim(0))
+    source, items = image.source.image, loss_items(image)
+    module.write_cog(placing.path, source, read, image.read_mask, image.source.verbatim(0), items)
     _prove(shared, image, module, placing.path, metadata=False)
-    return "pixel-exact"
+    return "decoded" if items else "pixel-exact"
 
 
 def _npy(shared: _Export, item: _Item, placing: Placing) -> str:

@@ -21,6 +21,7 @@ from tilevault.codecs.errors import InvalidRequest, LossyRefused
 from tilevault.codecs.learned import codes_lossy
 
 if TYPE_CHECKING:
+    from tilevault.archive.store import Image
     from tilevault.workflows.results import Order
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "as_labels",
     "check_sources",
     "codec_for",
+    "loss_items",
     "quality_text",
     "refuse",
     "survey",
@@ -221,3 +223,13 @@ def quality_text(quality: Mapping[str, Any]) -> str:
         f"measured: {quality['psnr']:.2f} dB (least of a tile {quality['psnr_min']:.2f}), largest error "
         f"{quality['max_abs_error']:.6g}{exact}"
     )
+
+
+def loss_items(image: "Image") -> dict[str, str]:
+    """Metadata items that an exported raster says its loss with; none where nothing was lost."""
+    if image.info is None or image.quality.summary is None:
+        return {}
+    return {
+        "TILEVAULT_LOSSY": image.fidelity,
+        "TILEVAULT_LOSSY_MEASURED": quality_text(image.quality.summary),
+    }
