@@ -26,9 +26,10 @@ from tilevault.archive.description import Description
 from tilevault.archive.documents import canonical, seal, sha256_hex, too_large, unseal
 from tilevault.archive.formats import SourceFile
 from tilevault.archive.image import Window, Words, values
-from tilevault.archive.lossy import MEASURES, encode_lossy_shard, measure_arrays, measured, summary
+from tilevault.archive.lossy import encode_lossy_shard, measure_arrays, measured, summary
 from tilevault.archive.manifest import MAX_COMMIT, MAX_MANIFEST, CommitRecord, Manifest, ManifestObject
 from tilevault.archive.plain import PlainArray, array_document, compress, group_document
+from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables, TileQuality
 from tilevault.archive.reading import read_level, reduce_window
 from tilevault.archive.tiles import (
     EncodedTile,
@@ -79,7 +80,13 @@ class ShardReceipt:
                 "entry": self.entry.to_json(),
                 "plain": self.plain,
                 "tiles": [
-                    [list(at), list(t.ends), _text(t.digests), _text(t.pixels), dict(t.quality)]
+                    [
+                        list(at),
+                        list(t.ends),
+                        _text(t.digests),
+                        _text(t.pixels),
+                        _measures(t),
+                    ]
                     for at, t in sorted(self.tiles.items())
                 ],
             }
@@ -95,8 +102,14 @@ class ShardReceipt:
                 tuple(document["index"]),
                 ManifestObject.from_json(document["entry"]),
                 {
-                    tuple(at): EncodedTile(b"", tuple(ends), _bytes(digests), _bytes(pixels), quality)
-                    for at, ends, digests, pixels, quality in document["tiles"]
+                    tuple(at): EncodedTile(
+                        b"",
+                        tuple(ends),
+                        _bytes(digests),
+                        _bytes(pixels),
+                        _quality(of),
+                    )
+                    for at, ends, digests, pixels, of in document["tiles"]
                 },
                 document["plain"],
             )
@@ -299,16 +312,16 @@ class Generation:
         quality = self.quality(receipts)
         return [self._create(key, [data]) for key, data in self._documents(tables, files, quality)]
 
-    def quality(self, receipts: Iterable[ShardReceipt]) -> dict[str, Words]:
-        """What was measured of a lossy image, by name (`archive.lossy`); nothing for another."""
+    def quality(self, receipts: Iterable[ShardReceipt]) -> QualityTables | None:
+        """What was measured of a lossy image; None for another."""
         if not isinstance(self.description.codec, LearnedCodec):
-            return {}
+            return None
         return measured(self.description.data, (r.tiles for r in receipts if r.role == "data"))
 
     def quality_summary(self, receipts: Iterable[ShardReceipt]) -> dict[str, Any] | None:
         """The measures of a lossy image in a few numbers; None for another."""
-        codec = self.description.codec
-        return summary(codec, self.quality(receipts)) if isinstance(codec, LearnedCodec) else None
+        codec, tables = self.description.codec, self.quality(receipts)
+        return summary(codec, tables) if isinstance(codec, LearnedCodec) and tables is not None else None
 
     def manifest(self, objects: Iterable[ManifestObject]) -> Manifest:
         """The manifest of the generation."""
@@ -393,7 +406,7 @@ class Generation:
         self,
         tables: Mapping[str, TileTables],
         files: Sequence[tuple[SourceFile, list[list[Any]]]],
-        quality: Mapping[str, Words],
+        quality: QualityTables | None,
     ) -> Iterator[tuple[str, bytes]]:
         yield "source/image.json", canonical(self.description.to_json())
         listed = canonical([_file_json(file, pieces) for file, pieces in files])
@@ -410,18 +423,20 @@ class Generation:
             yield f"tiles/{role}/zarr.json", group_document({})
             for plain in table_arrays(array, role):
                 yield f"{plain.path}/zarr.json", plain.document()
-        bits = bits_array(self.description.data)
-        yield f"{bits.path}/zarr.json", bits.document(attributes={"units": "bit", "long_name": "coded size"})
-        yield from bits.encode(tables["data"].bits()).items()
-        for name, plain in measure_arrays(self.description.data).items() if quality else ():
-            _, units, long_name = MEASURES[name]
-            attributes = {"units": units, "long_name": long_name}
-            yield f"{plain.path}/zarr.json", plain.document(attributes=attributes)
-            yield from plain.encode(quality[name]).items()
+        if quality is None:
+            bits = bits_array(self.description.data)
+            attributes = {"units": "bit", "long_name": "coded size"}
+            yield f"{bits.path}/zarr.json", bits.document(attributes=attributes)
+            yield from bits.encode(tables["data"].bits()).items()
+            return
+        kept = measure_arrays(self.description.data)
+        for a in QUALITY_ARRAYS:
+            yield f"{kept[a.name].path}/zarr.json", kept[a.name].document(attributes=a.attributes())
+            yield from kept[a.name].encode(quality.arrays[a.name]).items()
 
-    def _quality_attributes(self, quality: Mapping[str, Words]) -> dict[str, Any]:
+    def _quality_attributes(self, quality: QualityTables | None) -> dict[str, Any]:
         codec = self.description.codec
-        if not quality or not isinstance(codec, LearnedCodec):
+        if quality is None or not isinstance(codec, LearnedCodec):
             return {}
         return {"tilevault": {"fidelity": self.description.fidelity, **summary(codec, quality)}}
 
@@ -535,6 +550,14 @@ def _file_json(file: SourceFile, pieces: list[list[Any]]) -> dict[str, Any]:
         "warnings": list(file.warnings),
         "pieces": pieces,
     }
+
+
+def _measures(tile: EncodedTile) -> list[Any] | None:
+    return None if tile.quality is None else tile.quality.to_json()
+
+
+def _quality(measures: Any) -> TileQuality | None:
+    return None if measures is None else TileQuality.from_json(measures)
 
 
 def _text(data: bytes) -> str:

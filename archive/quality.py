@@ -23,7 +23,7 @@ from tilevault.codecs.metrics import PSNR_CAP, PSNR_EXACT, Quality
 __all__ = ["MODEL_BYTES", "QUALITY_ARRAYS", "QualityArray", "QualityTables", "TileQuality"]
 
 MODEL_BYTES = 16
-"""BLAKE3-128 of a model's weights."""
+"""Of the SHA-256 that names a model."""
 NO_MODEL = bytes(MODEL_BYTES)
 
 
@@ -53,7 +53,7 @@ class TileQuality:
     ssim_unrestored: float = _kept("f4", "1", "structural similarity without restoration")
     ms_ssim_unrestored: float = _kept("f4", "1", "multi-scale structural similarity without restoration")
     model: bytes = _kept("u1", "1", "digest of the model")
-    """BLAKE3-128 of the weights that decode the tile; zeros where it needs none."""
+    """The first bytes of the SHA-256 of the weights that decode the tile; zeros where it needs none."""
 
     def __post_init__(self) -> None:
         numbers = [getattr(self, name) for name in _NUMBERS]

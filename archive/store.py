@@ -25,7 +25,7 @@ from tilevault.archive.documents import MAX_DOCUMENT, parse, seal, sha256_hex, u
 from tilevault.archive.generation import bits_array, forget_receipts, table_arrays
 from tilevault.archive.grid import DECOMPOSITIONS, TileGrid
 from tilevault.archive.image import ImageInfo, Window, Words, window_of
-from tilevault.archive.lossy import MEASURES, measure_arrays, summary
+from tilevault.archive.lossy import measure_arrays, summary
 from tilevault.archive.manifest import (
     FORMAT_VERSION,
     MAX_COMMIT,
@@ -35,6 +35,7 @@ from tilevault.archive.manifest import (
     image_id,
 )
 from tilevault.archive.plain import PlainArray
+from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables
 from tilevault.archive.reading import read_level
 from tilevault.archive.source import Source
 from tilevault.archive.tiles import TileReader, TileTables
@@ -554,30 +555,35 @@ class Quality:
         return np.asarray(self._image.plain(bits_array(self._image.description.data)), np.uint32)
 
     def __getattr__(self, name: str) -> NDArray[Any]:
-        """A measure of a lossy image, such as ``quality.psnr`` (`archive.lossy.MEASURES`)."""
+        """A measure of a lossy image by its name in `QUALITY_ARRAYS`, such as ``quality.psnr``."""
         if name.startswith("_") or name not in self.measures:
             raise AttributeError(f"image {self._image.id} has no recorded {name!r}")
-        plain = measure_arrays(self._image.description.data)[name]
-        words: NDArray[Any] = self.__dict__.setdefault(name, self._image.plain(plain))
-        return words
+        return self.tables.arrays[name]
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Names of what is recorded beside `bits`: for lossy images, nothing for others."""
-        image = self._image
-        return tuple(MEASURES) if image.info is not None and image.round_trip == "lossy" else ()
+        """Names of what is recorded of a lossy image; of another, nothing but `bits`."""
+        lossy = self._image.info is not None and self._image.round_trip == "lossy"
+        return tuple(array.name for array in QUALITY_ARRAYS) if lossy else ()
+
+    @cached_property
+    def tables(self) -> QualityTables:
+        """All that is recorded of a lossy image. Raises `InvalidRequest` for another."""
+        if not self.measures:
+            raise InvalidRequest(f"image {self._image.id} is not lossy: there is nothing to measure")
+        data = self._image.description.data
+        arrays = {name: self._image.plain(plain) for name, plain in measure_arrays(data).items()}
+        return QualityTables.checked(arrays, data.grid.tiles)
 
     @cached_property
     def summary(self) -> Mapping[str, Any] | None:
         """The measures in a few numbers (`archive.lossy.summary`); None for an image that is not lossy."""
         codec = self._image.codec
-        if not isinstance(codec, LearnedCodec):
-            return None
-        return summary(codec, {name: getattr(self, name) for name in self.measures})
+        return summary(codec, self.tables) if isinstance(codec, LearnedCodec) else None
 
     @cached_property
     def samples(self) -> NDArray[np.int64]:
-        """Valid samples of each tile."""
+        """Samples of each tile that lie in the image. (`tables` counts those that were compared.)"""
         grid = self._image.grid
         out = np.empty(grid.tiles, np.int64)
         for index in grid.tile_indices():

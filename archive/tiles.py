@@ -21,6 +21,7 @@ from tilevault.archive.blobs import LocalBlobs
 from tilevault.archive.grid import TileGrid, reduced_extent
 from tilevault.archive.image import Window, Words
 from tilevault.archive.limits import MAX_STREAM
+from tilevault.archive.quality import TileQuality
 from tilevault.archive.shard import CRC_BYTES, build_shard, index_bytes, parse_index
 from tilevault.codecs import FrameCodec, LearnedCodec
 from tilevault.codecs.base import TileCodec
@@ -114,8 +115,8 @@ class EncodedTile:
     ends: tuple[int, ...]
     digests: bytes
     pixels: bytes
-    quality: Mapping[str, float] = field(default_factory=dict)
-    """Of a lossy tile: what `archive.lossy` measured."""
+    quality: TileQuality | None = None
+    """Of a lossy tile: what was measured."""
 
 
 @dataclass(frozen=True)

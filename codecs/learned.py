@@ -131,6 +131,11 @@ class LearnedCodec(TileCodec):
             return math.ceil(self.low), math.floor(self.high)
         return float(self.low), float(self.high)
 
+    def peak(self, dtype: np.dtype[Any]) -> float:
+        """What errors are held against: the span of valid samples; 1 where there is none."""
+        span = self.range_of(dtype)
+        return 1.0 if span is None or span[0] == span[1] else float(span[1] - span[0])
+
     def allowed_squared(self, count: int, dtype: np.dtype[Any]) -> float:
         """The sum of squared errors that ``count`` samples may have with a ``psnr`` target."""
         span = self.range_of(dtype)

@@ -218,10 +218,12 @@ def check_sources(order: "Order", known: Mapping[str, int]) -> None:
 
 def quality_text(quality: Mapping[str, Any]) -> str:
     """The measures of a lossy image in a line for people."""
-    exact = f", {quality['tiles_exact']} of {quality['tiles']} tiles exact" if quality["tiles_exact"] else ""
+    exact = f", {quality['exact_tiles']} of {quality['tiles']} tiles exact" if quality["exact_tiles"] else ""
+    if "psnr_tiles" not in quality:
+        return f"measured: nothing was lost in {quality['tiles']} tiles"
     return (
-        f"measured: {quality['psnr']:.2f} dB (least of a tile {quality['psnr_min']:.2f}), largest error "
-        f"{quality['max_abs_error']:.6g}{exact}"
+        f"measured: {quality['psnr']:.2f} dB (least of a tile {quality['psnr_tiles']['min']:.2f}), SSIM "
+        f"{quality['ssim']:.4f}, largest error {quality['max_abs_error']:.6g}{exact}"
     )
 
 
