@@ -26,7 +26,7 @@ from tilevault.archive.description import Description
 from tilevault.archive.documents import canonical, seal, sha256_hex, too_large, unseal
 from tilevault.archive.formats import SourceFile
 from tilevault.archive.image import Window, Words, values
-from tilevault.archive.lossy import encode_lossy_shard, measure_arrays, measured, summary
+from tilevault.archive.lossy import Closeup, encode_lossy_shard, measure_arrays, measured, summary
 from tilevault.archive.manifest import MAX_COMMIT, MAX_MANIFEST, CommitRecord, Manifest, ManifestObject
 from tilevault.archive.plain import PlainArray, array_document, compress, group_document
 from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables, TileQuality
@@ -70,6 +70,8 @@ class ShardReceipt:
     """Without their bytes."""
     plain: bool
     """Every word is its own value: no bits above BitsStored are in use."""
+    worst: tuple[Closeup, ...] = ()
+    """Of a lossy shard just made, for the report; not kept beside the shard."""
 
     def to_bytes(self) -> bytes:
         """Sealed, for the receipt object that lets another run find this work."""
@@ -147,11 +149,12 @@ class Generation:
         array = self.description.arrays[role]
         window = array.grid.shard_window(index)
         plain = True
+        worst: tuple[Closeup, ...] = ()
         if read_stream is None:
             words = read(window)
             if isinstance(array.codec, LearnedCodec):
                 flat = Window(window.start[-2:], window.stop[-2:])
-                pieces, tiles = encode_lossy_shard(
+                pieces, tiles, worst = encode_lossy_shard(
                     array, index, words, None if read_mask is None else read_mask(flat)
                 )
             else:
@@ -167,7 +170,7 @@ class Generation:
             pieces = assemble_shard(array, tiles)
         entry = self._create(array.shard_key(index), pieces, inputs)
         kept = {at: replace(tile, data=b"") for at, tile in tiles.items()}
-        receipt = ShardReceipt(role, index, entry, kept, plain)
+        receipt = ShardReceipt(role, index, entry, kept, plain, worst)
         self._keep_receipt(receipt)
         return receipt
 

@@ -14,6 +14,7 @@ from tilevault.archive.description import Description
 from tilevault.archive.formats import SourceImage, formats
 from tilevault.archive.generation import Generation, ShardReceipt, forget_receipts
 from tilevault.archive.image import Window, Words
+from tilevault.archive.lossy import worst_of
 from tilevault.archive.manifest import CommitRecord, Manifest, ManifestObject, image_id, source_set
 from tilevault.archive.source import StoredFrames
 from tilevault.archive.store import Archive, Image
@@ -136,7 +137,8 @@ def _attempt(order: Order, archive: Archive, previous: CommitRecord | None) -> J
     quality = generation.quality_summary(receipts)
     (record,) = yield [Task(_commit, (objects, previous, quality), shared=(order, generation))]
     status = "extended" if known else "added"
-    return result_of(order, status, commit=record, description=generation.description)
+    worst = worst_of(closeup for receipt in receipts for closeup in receipt.worst)
+    return result_of(order, status, record, generation.description, worst)
 
 
 def known_files(archive: Archive | None, commit: CommitRecord | None) -> dict[str, int]:
