@@ -71,10 +71,10 @@ def encode_lossy_shard(
         own = words[box.slices]
         tiles[at], coded = encode_lossy_tile(array, own, valid)
         quality = tiles[at].quality
-        if quality is not None and not quality.exact:
-            if len(worst) < CLOSEUPS or quality.psnr < worst[-1].psnr:
-                worst.append(_closeup(at, array.grid.tile_window(at).start, quality, own, coded))
-                worst = worst_of(worst)
+        if quality is None or quality.exact or (len(worst) == CLOSEUPS and quality.psnr >= worst[-1].psnr):
+            continue
+        worst.append(_closeup(at, array.grid.tile_window(at).start, quality, own, coded))
+        worst = worst_of(worst)
     return assemble_shard(array, tiles), tiles, tuple(worst)
 
 

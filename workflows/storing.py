@@ -186,7 +186,7 @@ def _surveyed(order: Order) -> Any:
 
 def _survey(order: Order, window: Window) -> Survey:
     with _open_reader(order) as reader:
-        return survey(reader, window)
+        return survey(order.image, reader, window)
 
 
 def image_of_order(order: Order) -> str:
