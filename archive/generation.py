@@ -26,8 +26,10 @@ from tilevault.archive.description import Description
 from tilevault.archive.documents import canonical, seal, sha256_hex, too_large, unseal
 from tilevault.archive.formats import SourceFile
 from tilevault.archive.image import Window, Words, has_plain_words
+from tilevault.archive.lossy import Closeup, encode_lossy_tiles, measure_arrays, measured, summary, worst_of
 from tilevault.archive.manifest import MAX_COMMIT, MAX_MANIFEST, CommitRecord, Manifest, ManifestObject
 from tilevault.archive.plain import PlainArray, array_document, compress, group_document
+from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables, TileQuality
 from tilevault.archive.reading import read_levels
 from tilevault.archive.tiles import (
     EncodedTile,
@@ -38,6 +40,7 @@ from tilevault.archive.tiles import (
     encode_tiles,
     keep_stream,
 )
+from tilevault.codecs import LearnedCodec
 from tilevault.codecs.errors import (
     Conflict,
     LimitExceeded,
@@ -67,6 +70,8 @@ class ShardReceipt:
     """Without their bytes."""
     plain: bool
     """Every word is its own value: no bits above BitsStored are in use."""
+    worst: tuple[Closeup, ...] = ()
+    """Of a lossy shard just made, for the report; not kept beside the shard."""
 
     def to_bytes(self) -> bytes:
         """Sealed, for the receipt object that lets another run find this work."""
@@ -77,7 +82,13 @@ class ShardReceipt:
                 "entry": self.entry.to_json(),
                 "plain": self.plain,
                 "tiles": [
-                    [list(at), list(t.ends), _text(t.digests), _text(t.pixels)]
+                    [
+                        list(at),
+                        list(t.ends),
+                        _text(t.digests),
+                        _text(t.pixels),
+                        _measures(t),
+                    ]
                     for at, t in sorted(self.tiles.items())
                 ],
             }
@@ -93,8 +104,14 @@ class ShardReceipt:
                 tuple(document["index"]),
                 ManifestObject.from_json(document["entry"]),
                 {
-                    tuple(at): EncodedTile(b"", tuple(ends), _bytes(digests), _bytes(pixels))
-                    for at, ends, digests, pixels in document["tiles"]
+                    tuple(at): EncodedTile(
+                        b"",
+                        tuple(ends),
+                        _bytes(digests),
+                        _bytes(pixels),
+                        _quality(of),
+                    )
+                    for at, ends, digests, pixels, of in document["tiles"]
                 },
                 document["plain"],
             )
@@ -123,16 +140,27 @@ class Generation:
         read: Callable[[Window], Words],
         read_stream: Callable[[tuple[int, ...]], bytes] | None = None,
         prove: bool = True,
+        read_mask: Callable[[Window], Words] | None = None,
     ) -> ShardReceipt:
-        """Encode and store one shard; with ``prove`` each tile is decoded again and compared first."""
+        """Encode and store one shard; with ``prove`` each tile is decoded again and compared first.
+
+        Lossy tiles are always decoded, and measured; ``read_mask`` tells which of their samples count.
+        """
         array = self.description.arrays[role]
         window = array.grid.shard_window(index)
         plain = True
+        worst: tuple[Closeup, ...] = ()
         if read_stream is None:
             tiles: dict[tuple[int, ...], EncodedTile] = {}
             for part in array.grid.parts(window):
                 words = read(part)
-                tiles |= encode_tiles(array, part, words, prove)
+                if isinstance(array.codec, LearnedCodec):
+                    mask = None if read_mask is None else read_mask(Window(part.start[-2:], part.stop[-2:]))
+                    made, seen = encode_lossy_tiles(array, part, words, mask)
+                    tiles |= made
+                    worst = tuple(worst_of((*worst, *seen)))
+                else:
+                    tiles |= encode_tiles(array, part, words, prove)
                 plain = plain and (role != "data" or self._is_plain(words))
         else:
             tiles = {
@@ -141,7 +169,7 @@ class Generation:
             }
         entry = self._create(array.shard_key(index), assemble_shard(array, tiles), inputs)
         kept = {at: replace(tile, data=b"") for at, tile in tiles.items()}
-        receipt = ShardReceipt(role, index, entry, kept, plain)
+        receipt = ShardReceipt(role, index, entry, kept, plain, worst)
         self._keep_receipt(receipt)
         return receipt
 
@@ -281,9 +309,22 @@ class Generation:
         self,
         tables: Mapping[str, TileTables],
         files: Sequence[tuple[SourceFile, list[list[Any]]]],
+        receipts: Sequence[ShardReceipt] = (),
     ) -> list[ManifestObject]:
         """Store every ``zarr.json``, coordinates, quality and what describes the sources."""
-        return [self._create(key, [data]) for key, data in self._documents(tables, files)]
+        quality = self.quality(receipts)
+        return [self._create(key, [data]) for key, data in self._documents(tables, files, quality)]
+
+    def quality(self, receipts: Iterable[ShardReceipt]) -> QualityTables | None:
+        """What was measured of a lossy image; None for another."""
+        if not isinstance(self.description.codec, LearnedCodec):
+            return None
+        return measured(self.description.data, (r.tiles for r in receipts if r.role == "data"))
+
+    def quality_summary(self, receipts: Iterable[ShardReceipt]) -> dict[str, Any] | None:
+        """The measures of a lossy image in a few numbers; None for another."""
+        codec, tables = self.description.codec, self.quality(receipts)
+        return summary(codec, tables) if isinstance(codec, LearnedCodec) and tables is not None else None
 
     def manifest(self, objects: Iterable[ManifestObject]) -> Manifest:
         """The manifest of the generation."""
@@ -365,7 +406,10 @@ class Generation:
         )
 
     def _documents(
-        self, tables: Mapping[str, TileTables], files: Sequence[tuple[SourceFile, list[list[Any]]]]
+        self,
+        tables: Mapping[str, TileTables],
+        files: Sequence[tuple[SourceFile, list[list[Any]]]],
+        quality: QualityTables | None,
     ) -> Iterator[tuple[str, bytes]]:
         yield "source/image.json", canonical(self.description.to_json())
         listed = canonical([_file_json(file, pieces) for file, pieces in files])
@@ -377,14 +421,27 @@ class Generation:
             return
         yield from self._pixel_documents()
         yield "tiles/zarr.json", group_document({})
-        yield "quality/zarr.json", group_document({})
+        yield "quality/zarr.json", group_document(self._quality_attributes(quality))
         for role, array in self.description.arrays.items():
             yield f"tiles/{role}/zarr.json", group_document({})
             for plain in table_arrays(array, role):
                 yield f"{plain.path}/zarr.json", plain.document()
-        bits = bits_array(self.description.data)
-        yield f"{bits.path}/zarr.json", bits.document(attributes={"units": "bit", "long_name": "coded size"})
-        yield from bits.encode(tables["data"].bits()).items()
+        if quality is None:
+            bits = bits_array(self.description.data)
+            attributes = {"units": "bit", "long_name": "coded size"}
+            yield f"{bits.path}/zarr.json", bits.document(attributes=attributes)
+            yield from bits.encode(tables["data"].bits()).items()
+            return
+        kept = measure_arrays(self.description.data)
+        for a in QUALITY_ARRAYS:
+            yield f"{kept[a.name].path}/zarr.json", kept[a.name].document(attributes=a.attributes())
+            yield from kept[a.name].encode(quality.arrays[a.name]).items()
+
+    def _quality_attributes(self, quality: QualityTables | None) -> dict[str, Any]:
+        codec = self.description.codec
+        if quality is None or not isinstance(codec, LearnedCodec):
+            return {}
+        return {"tilevault": {"fidelity": self.description.fidelity, **summary(codec, quality)}}
 
     def _pixel_documents(self) -> Iterator[tuple[str, bytes]]:
         """The hierarchy that other programs see: groups, level 0, coarse levels, coordinates."""
@@ -399,6 +456,8 @@ class Generation:
                 arrays |= {d.level_path(k, role): (d.coarse(k, role), names) for k in d.levels[1:]}
         for path, document in attributes.items():
             key = f"{path}/zarr.json" if path else "zarr.json"
+            if "tilevault" in document and d.round_trip == "lossy":
+                document = {**document, "tilevault": {**document["tilevault"], "fidelity": d.fidelity}}
             if path not in arrays:
                 yield key, group_document(document)
                 continue
@@ -494,6 +553,14 @@ def _file_json(file: SourceFile, pieces: list[list[Any]]) -> dict[str, Any]:
         "warnings": list(file.warnings),
         "pieces": pieces,
     }
+
+
+def _measures(tile: EncodedTile) -> list[Any] | None:
+    return None if tile.quality is None else tile.quality.to_json()
+
+
+def _quality(measures: Any) -> TileQuality | None:
+    return None if measures is None else TileQuality.from_json(measures)
 
 
 def _text(data: bytes) -> str:

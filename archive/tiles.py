@@ -21,8 +21,9 @@ from tilevault.archive.blobs import Blob, LocalBlobs
 from tilevault.archive.grid import TileGrid, reduced_extent
 from tilevault.archive.image import Window, Words
 from tilevault.archive.limits import MAX_STREAM
+from tilevault.archive.quality import TileQuality
 from tilevault.archive.shard import CRC_BYTES, build_shard, index_bytes, parse_index
-from tilevault.codecs import LosslessCodec
+from tilevault.codecs import FrameCodec, LearnedCodec
 from tilevault.codecs.base import TileCodec
 from tilevault.codecs.errors import (
     IntegrityError,
@@ -33,6 +34,7 @@ from tilevault.codecs.errors import (
     TileMissing,
     VerifyAfterEncodeFailed,
 )
+from tilevault.codecs.lossless import FRAME_HEAD
 
 __all__ = [
     "DIGEST_BYTES",
@@ -46,13 +48,14 @@ __all__ = [
     "keep_stream",
     "magnified",
     "pixel_digest",
+    "record_tile",
     "tile_digest",
 ]
 
-FRAME_HEAD = 16
-"""Bytes by which the lossless codec's frame is longer than its samples, at most."""
 HELD_SHARDS = 16
 """Shards that a reader keeps open where it may."""
+LOSSY_HEAD = 2
+"""Bytes by which the lossy codec's frame is longer than the lossless one, at most."""
 DIGEST_BYTES = 16
 """BLAKE3-128: the first 16 bytes of BLAKE3."""
 
@@ -121,6 +124,8 @@ class EncodedTile:
     ends: tuple[int, ...]
     digests: bytes
     pixels: bytes
+    quality: TileQuality | None = None
+    """Of a lossy tile: what was measured."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ def encode_tile(codec: TileCodec, words: Words, prove: bool = True) -> EncodedTi
     for _ in range(2):
         data = codec.encode_tile(words)
         if not prove or _same_bits(codec.decode_tile(data, words.shape, words.dtype), words):
-            return _record(codec, data, words)
+            return record_tile(codec, data, words)
     raise VerifyAfterEncodeFailed("a tile did not decode to the words that were encoded")
 
 
@@ -177,10 +182,11 @@ def keep_stream(codec: TileCodec, data: bytes, shape: tuple[int, ...], dtype: np
     """Take a verbatim bit stream as the tile, once it has shown that it decodes. Raises `LimitExceeded`."""
     if len(data) > MAX_STREAM:
         raise LimitExceeded(f"a frame of {len(data)} bytes, more than {MAX_STREAM}")
-    return _record(codec, data, codec.decode_tile(data, shape, dtype))
+    return record_tile(codec, data, codec.decode_tile(data, shape, dtype))
 
 
-def _record(codec: TileCodec, data: bytes, words: Words) -> EncodedTile:
+def record_tile(codec: TileCodec, data: bytes, words: Words) -> EncodedTile:
+    """What is kept of a tile: ``words`` are what it decodes to."""
     ends = codec.segment_ends(data)
     view, digests, start = memoryview(data), [], 0
     for end in ends:
@@ -223,19 +229,22 @@ class TileReader:
     _indices: dict[tuple[int, ...], NDArray[np.uint64]] = field(default_factory=dict)
     _held: dict[str, Blob] = field(default_factory=dict)
 
-    def read(self, window: Window, reduce: int = 0, threads: bool = True) -> Words:
-        """The words of ``window`` in the coordinates of level ``reduce``, from the tiles it touches only."""
+    def read(self, window: Window, reduce: int = 0, threads: bool = True, restore: bool = True) -> Words:
+        """The words of ``window`` in the coordinates of level ``reduce``, from the tiles it touches only.
+
+        ``restore=False``: of lossy tiles, without what a network adds after decoding.
+        """
         finest = magnified(window, reduce, self.array.grid.shape) if reduce else window
         indices = list(self.array.grid.tile_indices(finest)) if prod(window.shape) else []
         if len(indices) == 1 and self.array.level_window(indices[0], reduce) == window:
-            return self.tile(indices[0], reduce)
+            return self.tile(indices[0], reduce, restore)
         out = np.zeros(window.shape, self.array.dtype)
 
         def place(index: tuple[int, ...]) -> None:
             tile = self.array.level_window(index, reduce)
             common = tile.intersect(window)
             if prod(common.shape):
-                words = self.tile(index, reduce)
+                words = self.tile(index, reduce, restore)
                 out[common.shift(window.start).slices] = words[common.shift(tile.start).slices]
 
         if threads and len(indices) > 1:
@@ -245,11 +254,13 @@ class TileReader:
                 place(index)
         return out
 
-    def tile(self, index: tuple[int, ...], reduce: int = 0) -> Words:
+    def tile(self, index: tuple[int, ...], reduce: int = 0, restore: bool = True) -> Words:
         """One tile's valid words at a resolution. Raises `TileCorrupt` or `TileMissing`."""
-        return self.tile_levels(index, (reduce,))[reduce]
+        return self.tile_levels(index, (reduce,), restore)[reduce]
 
-    def tile_levels(self, index: tuple[int, ...], levels: Sequence[int]) -> dict[int, Words]:
+    def tile_levels(
+        self, index: tuple[int, ...], levels: Sequence[int], restore: bool = True
+    ) -> dict[int, Words]:
         """One tile's valid words at several resolutions (ascending), read once."""
         codec = self.array.codec
         if not all(0 <= level < codec.resolutions for level in levels):
@@ -261,7 +272,11 @@ class TileReader:
         try:
             for level in levels:
                 end = int(ends[codec.resolutions - level - 1])
-                made[level] = codec.decode_tile(memoryview(data)[:end], shape, self.array.dtype, level)
+                part = memoryview(data)[:end]
+                if isinstance(codec, LearnedCodec):
+                    made[level] = codec.decode_tile(part, shape, self.array.dtype, level, restore)
+                else:
+                    made[level] = codec.decode_tile(part, shape, self.array.dtype, level)
         except TileCorrupt as error:
             raise self._corrupt(index, str(error)) from error
         return made
@@ -283,12 +298,13 @@ class TileReader:
     @cached_property
     def _longest(self) -> int:
         """Bytes of a tile at most: a codec of ours stores raw what it cannot make smaller."""
-        if not isinstance(self.array.codec, LosslessCodec):
+        if isinstance(self.array.codec, FrameCodec):
             return MAX_STREAM + CRC_BYTES
-        return prod(self.array.grid.tile) * self.array.dtype.itemsize + FRAME_HEAD + CRC_BYTES
+        lossy = LOSSY_HEAD if isinstance(self.array.codec, LearnedCodec) else 0
+        return prod(self.array.grid.tile) * self.array.dtype.itemsize + FRAME_HEAD + lossy + CRC_BYTES
 
     def check_pixels(self, index: tuple[int, ...]) -> None:
-        """Decode a whole tile and compare it with the digest of the words that went in."""
+        """Decode a whole tile and compare it with the digest of the words that it decoded to at first."""
         if pixel_digest(self.tile(index)) != self.tables.pixels[index].tobytes():
             raise self._corrupt(index, "it decodes to other words than those that were archived")
 

@@ -1,13 +1,16 @@
 """What an `add` is asked and what it answers: small values that travel between its parts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tilevault.archive.description import Description
 from tilevault.archive.formats import SourceImage
+from tilevault.archive.lossy import Closeup
 from tilevault.archive.manifest import CommitRecord, image_id
+from tilevault.codecs import LearnedCodec
 from tilevault.workflows.discover import FileResult
+from tilevault.workflows.lossy import LossyTarget
 from tilevault.workflows.plan import image_name
 
 __all__ = ["AddResult", "Event", "ImageResult", "Order", "bytes_source", "failure_of", "result_of"]
@@ -50,6 +53,12 @@ class ImageResult:
     warnings: tuple[str, ...] = ()
     commit: Mapping[str, Any] | None = None
     """``n``, ``sha256``, ``generation`` and ``manifest`` of the commit record that holds it."""
+    fidelity: str = "exact"
+    """``exact``, or the target to which the pixels are (in a dry run: would be) altered."""
+    quality: Mapping[str, Any] | None = None
+    """Of a lossy image: what was measured (`archive.lossy.summary`)."""
+    worst: tuple[Closeup, ...] = ()
+    """Of a lossy image that was just added: where it differs most from what was handed in."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,10 @@ class Order:
     provenance: Mapping[str, Any]
     one_thread: bool = False
     """One worker was asked for: no task has threads of its own."""
+    lossy: LossyTarget | None = None
+    """None: exact."""
+    codec: LearnedCodec | None = None
+    """Of a lossy image, once its pixels have been looked at."""
 
 
 def bytes_source(image: SourceImage) -> int:
@@ -84,17 +97,21 @@ def result_of(
     status: str,
     commit: CommitRecord | None = None,
     description: Description | None = None,
+    worst: Sequence[Closeup] = (),
 ) -> ImageResult:
     """What became of an image that did not fail."""
     image = order.image
     of_files = (w for file in image.sources for w in file.warnings)
     return ImageResult(
-        image=image_id(image.kind, image.key),
+        image=image_id(image.kind, image.key, image.fidelity),
         name=description.name if description else image_name(image),
         status=status,
         sources=tuple(file.name for file in image.sources),
         round_trip=image.round_trip,
         bytes_source=bytes_source(image),
+        fidelity=image.fidelity,
+        worst=tuple(worst),
+        quality=commit.summary.get("quality") if commit else None,
         bytes_stored=int(commit.summary.get("bytes_stored", 0)) if commit else 0,
         # A format may say of the image what it says of its one file.
         warnings=tuple(dict.fromkeys((*image.warnings, *of_files, *_growth(image, commit)))),

@@ -17,6 +17,7 @@ from tilevault.archive.formats.dicom_tags import (
     CHARACTER_SET,
     IMAGE,
     INSTANCE_NUMBER,
+    PADDING,
     PALETTE_DESCRIPTORS,
     TEMPORAL_IDENTIFIER,
     TEMPORAL_INDEX,
@@ -179,6 +180,6 @@ _IMPLICIT = {
     IMAGE["NumberOfFrames"]: "IS",
     TEMPORAL_INDEX: "UL",
     **dict.fromkeys((INSTANCE_NUMBER, ACQUISITION_NUMBER, TEMPORAL_IDENTIFIER), "IS"),
-    **dict.fromkeys(PALETTE_DESCRIPTORS, "US"),
+    **dict.fromkeys((*PALETTE_DESCRIPTORS, PADDING), "US"),
 }
 """VR of numbers in implicit VR (PS3.6), where it is not DS."""

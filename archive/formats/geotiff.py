@@ -28,6 +28,7 @@ from tilevault.archive.formats.geotiff_bytes import (
     stat_of,
     whole,
 )
+from tilevault.archive.formats.geotiff_exact import looks_exact, never_lossy, padding_value
 from tilevault.archive.formats.geotiff_gdal import (
     DTYPES,
     TilevaultDataset,
@@ -70,7 +71,10 @@ __all__ = [
     "assemble",
     "compare",
     "instance_of",
+    "looks_exact",
+    "never_lossy",
     "open_reader",
+    "padding_value",
     "prove_metadata",
     "rebuild",
     "recognizes",

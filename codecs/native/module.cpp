@@ -1,8 +1,11 @@
 // Python bindings of the native codec core: bytes in, bytes out, the GIL released in between.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "ssim.hpp"
 #include "tile.hpp"
 
 namespace nb = nanobind;
@@ -11,6 +14,8 @@ using namespace nb::literals;
 namespace {
 
 using ByteArray = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Plane = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using MaskPlane = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutArray = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 tilevault::Type type_of(unsigned code) {
@@ -68,6 +73,17 @@ std::vector<size_t> segment_ends(ByteArray data, unsigned type, unsigned levels)
   return ends;
 }
 
+std::tuple<double, double, uint64_t> ssim_sums(Plane x, Plane y, std::optional<MaskPlane> valid, double shift, double c1, double c2) {
+  const size_t rows = x.shape(0), columns = x.shape(1);
+  if (y.shape(0) != rows || y.shape(1) != columns || (valid && (valid->shape(0) != rows || valid->shape(1) != columns)))
+    throw nb::value_error("planes differ in shape");
+  if (rows < tilevault::kSsimTaps || columns < tilevault::kSsimTaps) throw nb::value_error("a plane is smaller than the window");
+  nb::gil_scoped_release release;
+  const tilevault::SsimSums sums =
+      tilevault::ssim_sums({x.data(), y.data(), valid ? valid->data() : nullptr, rows, columns, shift, c1, c2});
+  return {sums.similarity, sums.structure, sums.positions};
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -77,4 +93,5 @@ NB_MODULE(_native, m) {
         "huffman"_a);
   m.def("decode", &decode, "data"_a, "type"_a, "extents"_a, "reduce"_a, "levels"_a, "out"_a);
   m.def("segment_ends", &segment_ends, "data"_a, "type"_a, "levels"_a);
+  m.def("ssim_sums", &ssim_sums, "x"_a, "y"_a, "valid"_a.none(), "shift"_a, "c1"_a, "c2"_a);
 }
