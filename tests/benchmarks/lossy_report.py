@@ -99,8 +99,8 @@ def _images_table(record: Record, deltas: Delta, columns: Sequence[str]) -> Iter
 
 
 def _ablation(record: Record, chosen: Mapping[str, Case]) -> Iterator[str]:
-    """Each variant of ours against the one before it."""
-    ours = _ours(record)
+    """Each variant of ours against the one before it; those that bound the error are no part of it."""
+    ours = [c["name"] for c in record["coders"] if c["ours"] and not c["bounded"]]
     if len(ours) < 2:
         return
     yield "\n## Ablation: BD-rate of each variant against the one before it, %\n"
