@@ -18,7 +18,7 @@ Planes = NDArray[np.int64]
 
 @dataclass
 class Builder:
-    """Writes a network record by record; each method but `output` returns the number of the tensor it makes."""
+    """Writes a network record by record; all methods but `output` return a tensor's number."""
 
     body: bytearray = field(default_factory=bytearray)
     records: int = 0
@@ -124,7 +124,7 @@ def depthwise(x: Planes, weights: NDArray[np.int64]) -> Planes:
 
 
 def unshuffled(x: Planes, factor: int) -> Planes:
-    """(c, H, W) -> (c * factor^2, ceil(H / factor), ceil(W / factor)): what is missing replicates the border."""
+    """(c, H, W) -> (c * factor^2, ceil(H / factor), ceil(W / factor)); the border replicates."""
     if factor == 1:
         return x
     channels, height, width = x.shape
@@ -158,7 +158,7 @@ class Reader:
 
 
 def run(blob: bytes, inputs: Sequence[ArrayLike], rows: int, columns: int) -> list[Planes]:
-    """What the network makes of its inputs, each (channels, height, width); outputs are complete positions."""
+    """What a network makes of inputs (channels, height, width); outputs are of whole positions."""
     reader = Reader(blob)
     assert reader.take("4s2H")[:2] == (b"TVNN", 1)
     waiting = [np.asarray(x).astype(np.int64) for x in inputs]

@@ -38,10 +38,10 @@ def values(rng, shape, low=-32768, high=32767):
 
 
 def room(rng, weights, most, limit=LIMIT):
-    """Weights (out, ...) shrunk until a bias fits below the limit; a bias that fills what is left of some channels."""
+    """Weights (out, ...) shrunk below the limit, and biases that for some channels fill what is left."""
     weights = weights.copy()
     for o in range(len(weights)):
-        while (sums := np.abs(weights[o]).sum() * most) >= limit:
+        while np.abs(weights[o]).sum() * most >= limit:
             weights[o] = weights[o] // 2 + (weights[o] < 0)
     left = limit - 1 - np.abs(weights.reshape(len(weights), -1)).sum(1) * most
     bias = np.where(rng.random(len(weights)) < 0.5, left, rng.integers(0, left, endpoint=True))

@@ -172,6 +172,7 @@ class Network {
   void run(const Input* in, const Output* out, size_t rows, size_t columns, Workspace& work) const {
     check(in, out, rows, columns);
     prepare(work, columns);
+    const Tiles tiles(*kernels_);
     const size_t steps = rows + last_;
     for (size_t step = 0; step < steps; ++step) {
       size_t input = 0, output = 0;
@@ -194,6 +195,19 @@ class Network {
   using Record = detail::Record;
   using Tensor = detail::Tensor;
   using Kind = detail::Kind;
+
+  // Whatever a path needs around its rows.
+  struct Tiles {
+    explicit Tiles(const Kernels& k) : kernels(k) {
+      if (k.begin != nullptr) k.begin();
+    }
+    ~Tiles() {
+      if (kernels.end != nullptr) kernels.end();
+    }
+    Tiles(const Tiles&) = delete;
+    Tiles& operator=(const Tiles&) = delete;
+    const Kernels& kernels;
+  };
 
   static size_t outside(size_t channels, int factor) {
     return factor > 1 ? channels / static_cast<size_t>(factor * factor) : channels;
@@ -291,6 +305,7 @@ class Network {
     pack_channels(r.packed, t, shifts, biases, dense);
     if (dense) {
       pack_dense(r.packed, weights);
+      if (kernels_->begin != nullptr) pack_tiles(r.packed, from, weights);
     } else {
       pack_depthwise(r.packed, weights);
     }
@@ -332,6 +347,30 @@ class Network {
               if (o < p.out && c < p.in) *to = weights[(o * p.in + c) * taps + tap];
             }
     }
+  }
+
+  // As nn_tiles.hpp reads them, where it can: weights of one byte, and not so few channels that tiles are empty.
+  void pack_tiles(Packed& p, const Tensor& from, const std::vector<int16_t>& weights) const {
+    constexpr size_t kFewest = 16, kChannels = 32, kBytes = 64;
+    const auto small = [](int16_t w) { return w >= -128 && w <= 127; };
+    if (p.in < kFewest || !std::all_of(weights.begin(), weights.end(), small)) return;
+    const int16_t low = *std::min_element(from.low.begin(), from.low.end()), high = *std::max_element(from.high.begin(), from.high.end());
+    p.in_signed = low >= -128 && high <= 127;
+    p.in_bytes = p.in_signed || (low >= 0 && high <= 255);
+    const size_t each = p.in_bytes ? 1 : 2, all = padded(p.out), group = 16 * 4 / each, taps = p.size * p.size;
+    p.tiles.assign(all * ((p.in + kChannels - 1) / kChannels) * taps * kBytes * each, 0);
+    int8_t* to = p.tiles.data();
+    for (size_t first = 0; first < all; first += group)
+      for (size_t tap = 0; tap < taps; ++tap)
+        for (size_t chunk = 0; chunk < p.in; chunk += kChannels)
+          for (size_t vector = first; vector < std::min(first + group, all); vector += 16)
+            for (size_t byte = 0; byte < each; ++byte)
+              for (size_t k = 0; k < kBytes / 4; ++k)
+                for (size_t i = vector; i < vector + 16; ++i, to += 4)
+                  for (size_t c = 0; c < 2; ++c) {
+                    const size_t o = kernels_->channel(i, all), in = chunk + 2 * k + c;
+                    if (o < p.out && in < p.in) to[2 * c + byte] = static_cast<int8_t>(weights[(o * p.in + in) * taps + tap]);
+                  }
   }
 
   void pack_depthwise(Packed& p, const std::vector<int16_t>& weights) const {

@@ -19,7 +19,11 @@ TILEVAULT_NN_INLINE void store(void* p, Vector v) { _mm512_storeu_si512(p, v); }
 TILEVAULT_NN_INLINE void store_half(void* p, Vector v) { _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_castsi512_si256(v)); }
 TILEVAULT_NN_INLINE Vector spread(int32_t pair) { return _mm512_set1_epi32(pair); }
 #ifdef TILEVAULT_NN_VNNI
-TILEVAULT_NN_INLINE Vector dot(Vector sum, Vector a, Vector b) { return _mm512_dpwssd_epi32(sum, a, b); }
+// Not the intrinsic: gcc 12 copies its sums before and after each use, which halves the speed.
+TILEVAULT_NN_INLINE Vector dot(Vector sum, Vector a, Vector b) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "vm"(b));
+  return sum;
+}
 #else
 TILEVAULT_NN_INLINE Vector dot(Vector sum, Vector a, Vector b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
 #endif
@@ -208,10 +212,9 @@ TILEVAULT_NN_INLINE const int16_t* dense_group(size_t vectors, const Packed& lay
 }
 
 // As many pixels at a time as there are registers, then two at a time. May write one pixel too much.
-inline void dense(const Packed& layer, const Rows& rows) {
+inline void dense_from(const Packed& layer, const Rows& rows, size_t x) {
   constexpr size_t kPixels = kRegisters / kGroup;
   const size_t all = padded(layer.out) / kLanes;
-  size_t x = 0;
   for (; x + kPixels <= rows.width; x += kPixels) {
     const int16_t* w = layer.weights.data();
     for (size_t v = 0; v < all; v += kGroup) w = dense_group<kPixels>(all - v < kGroup ? all - v : kGroup, layer, rows, x, v * kLanes, w);
@@ -221,6 +224,8 @@ inline void dense(const Packed& layer, const Rows& rows) {
     for (size_t v = 0; v < all; v += kGroup) w = dense_group<2>(all - v < kGroup ? all - v : kGroup, layer, rows, x, v * kLanes, w);
   }
 }
+
+inline void dense(const Packed& layer, const Rows& rows) { dense_from(layer, rows, 0); }
 
 // Pairs are (row, next row); the last row of an odd number has weight 0 beside it. Weights by block, column of
 // the kernel, pair of rows, half of the block.

@@ -15,7 +15,7 @@ namespace tilevault::nn {
 
 constexpr size_t kChannelStep = 16;  // 32 bytes: rows of every channel count start at multiples of 64 bytes
 constexpr size_t kMargin = 2;        // the radius of the largest kernel
-constexpr size_t kSlack = 16;        // what kernels of many pixels at a time may write too much
+constexpr size_t kSlack = 20;        // what kernels of many pixels at a time may write too much
 
 constexpr size_t padded(size_t channels) { return (channels + kChannelStep - 1) / kChannelStep * kChannelStep; }
 
@@ -67,6 +67,8 @@ struct Kernels {
   void (*depthwise)(const Packed&, const Rows&);
   // out = clamp(in[0] + in[1]); both of n elements per row, a multiple of kChannelStep
   void (*add)(const Packed&, const Rows&, size_t n);
+  void (*begin)() = nullptr;  // before and after the rows of one run, where not null: matrix tiles are used
+  void (*end)() = nullptr;
 };
 
 }  // namespace tilevault::nn
