@@ -1,6 +1,6 @@
-"""How fast integer networks run on one thread: by layer, by path, beside torch and ONNX Runtime where installed.
+"""How fast integer networks run on one thread, by layer and path, beside torch and ONNX Runtime if installed.
 
-GMAC/s counts multiplications of the network as written, none of padding. The rivals get the same layers: torch
+GMAC/s counts the multiplications of the network, none of padding. The rivals get the same layers: torch
 in float32 (integers carried in floats), ONNX Runtime QLinearConv in 8 bits with power-of-two scales.
 """
 
