@@ -30,3 +30,27 @@ class Network:
     def run(
         self, inputs: Sequence[NDArray[int16]], outputs: Sequence[NDArray[int16]], rows: int, columns: int
     ) -> None: ...
+
+
+class Model:
+    def __init__(self, blob: bytes) -> None: ...
+
+def encode_lossy(
+    model: Model,
+    samples: NDArray[np.int32],
+    least: int,
+    most: int,
+    step: int,
+    slope: float,
+    restore: bool,
+    plain: NDArray[np.int32],
+    restored: NDArray[np.int32],
+) -> bytes: ...
+def decode_lossy(
+    model: Model,
+    data: NDArray[np.uint8],
+    least: int,
+    most: int,
+    plain: NDArray[np.int32],
+    restored: NDArray[np.int32] | None,
+) -> None: ...

@@ -150,6 +150,8 @@ class Network {
   }
   int input_factor(size_t i) const { return records_[inputs_[i]].factor; }
   int output_factor(size_t i) const { return records_[outputs_[i]].factor; }
+  // How far from a position of the grid what is put out there reaches.
+  size_t reach() const { return last_; }
   // Multiplications at one position of the grid.
   size_t products() const {
     size_t n = 0;
