@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from numpy import int16, uint8
+from numpy import int16, int32, uint8
 from numpy.typing import NDArray
 
 class Corrupt(ValueError): ...
@@ -31,26 +31,25 @@ class Network:
         self, inputs: Sequence[NDArray[int16]], outputs: Sequence[NDArray[int16]], rows: int, columns: int
     ) -> None: ...
 
-
 class Model:
     def __init__(self, blob: bytes) -> None: ...
 
 def encode_lossy(
     model: Model,
-    samples: NDArray[np.int32],
+    samples: NDArray[int32],
     least: int,
     most: int,
     step: int,
     slope: float,
     restore: bool,
-    plain: NDArray[np.int32],
-    restored: NDArray[np.int32],
+    plain: NDArray[int32],
+    restored: NDArray[int32],
 ) -> bytes: ...
 def decode_lossy(
     model: Model,
-    data: NDArray[np.uint8],
+    data: NDArray[uint8],
     least: int,
     most: int,
-    plain: NDArray[np.int32],
-    restored: NDArray[np.int32] | None,
+    plain: NDArray[int32],
+    restored: NDArray[int32] | None,
 ) -> None: ...
