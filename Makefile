@@ -7,6 +7,7 @@
 #   make package    build the wheel and use it from an empty environment with only what it declares
 #   make soak       the long-running tests         make bench   the benchmarks
 #   make bench-lossless   size and speed of the lossless tiles against the codecs of the field, on real images
+#   make bench-lossy      rate, quality and speed of the lossy tiles against theirs
 #   make clean      remove everything that the above made
 #
 # The package is installed in editable redirect mode: Python edits are live, and the stamp files
@@ -33,10 +34,10 @@ export PYTHONNOUSERSITE := 1
 NATIVE := $(shell find codecs/native -type f -name '*.[hc]pp' 2>/dev/null)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(NATIVE)
 
-.PHONY: demo test lint types sanitize package soak bench bench-lossless clean help
+.PHONY: demo test lint types sanitize package soak bench bench-lossless bench-lossy clean help
 
 help:
-	@sed -n '3,10s/^# *//p' Makefile
+	@sed -n '3,11s/^# *//p' Makefile
 
 $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo 'Python 3.11 or newer (with venv) is needed; name one: make PYTHON=...' >&2; exit 1; }
@@ -85,6 +86,11 @@ bench: $(VENV)/.test
 bench-lossless: $(VENV)/.test
 	@$(PIP) matplotlib
 	$(BIN)/python tests/benchmarks/bench_lossless.py --out build/bench $(ARGS)
+
+# The same images. ARGS=--no-speed for rates only, ARGS="--origin training" for other images.
+bench-lossy: $(VENV)/.test
+	@$(PIP) matplotlib
+	$(BIN)/python tests/benchmarks/bench_lossy.py --out build/bench $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from tilevault.archive.image import ImageInfo
 from tilevault.archive.limits import check_grid, check_info
 from tilevault.archive.plain import CHUNK_BYTES, PlainArray
 from tilevault.archive.tiles import TiledArray
-from tilevault.codecs import FrameCodec, LosslessCodec
+from tilevault.codecs import FrameCodec, LearnedCodec, LosslessCodec
 from tilevault.codecs.base import TileCodec
 from tilevault.codecs.errors import InvalidRequest, ManifestCorrupt, TilevaultError
 
@@ -31,7 +31,12 @@ BLOCK_SIDE = 4096
 is part of the format."""
 DOWNSAMPLINGS = ("lowpass53", "mean", "nearest")
 ROUND_TRIPS = ("file-exact", "metadata-exact", "lossy")
-_CODECS: dict[str, type[TileCodec]] = {"tilevault.lossless": LosslessCodec, "tilevault.frame": FrameCodec}
+EXACT = "exact"
+_CODECS: dict[str, type[TileCodec]] = {
+    "tilevault.lossless": LosslessCodec,
+    "tilevault.frame": FrameCodec,
+    "tilevault.learned": LearnedCodec,
+}
 
 
 def info_to_json(info: ImageInfo) -> dict[str, Any]:
@@ -95,6 +100,8 @@ class Description:
     search: Mapping[str, Any] = field(default_factory=dict)
     layout: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    fidelity: str = EXACT
+    """``exact``, or the target of a lossy image."""
 
     @classmethod
     def plan(
@@ -191,8 +198,10 @@ class Description:
         return tuple(block)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, as ``source/image.json`` holds them."""
+        """JSON values, as ``source/image.json`` holds them; exact images do not say that they are."""
+        lossy = {} if self.fidelity == EXACT else {"fidelity": self.fidelity}
         return {
+            **lossy,
             "image": self.image,
             "kind": self.kind,
             "key": self.key,
@@ -251,12 +260,17 @@ class Description:
                 and all(type(k) is int and FIRST_STORED_LEVEL <= k <= DECOMPOSITIONS for k in coarse)
                 and coarse == sorted(set(coarse))
             )
-        if not sound or self.round_trip not in ROUND_TRIPS:
+        if not sound or self.round_trip not in ROUND_TRIPS or not self._sound_fidelity():
             raise ManifestCorrupt("image.json: the arrays it describes cannot be")
         if self.info is not None:
             check_info(self.info)
             for array in self.arrays.values():
                 check_grid(self.info, array.grid, array.codec)
+
+    def _sound_fidelity(self) -> bool:
+        """Whether codec, round trip and fidelity tell the same: lossy pixels never pass for exact ones."""
+        stated = self.codec.fidelity if isinstance(self.codec, LearnedCodec) else EXACT
+        return self.fidelity == stated and (self.round_trip == "lossy") == (stated != EXACT)
 
     def _pixels(self) -> tuple[ImageInfo, TileCodec]:
         if self.info is None or self.codec is None:

@@ -26,8 +26,10 @@ from tilevault.archive.description import Description
 from tilevault.archive.documents import canonical, seal, sha256_hex, too_large, unseal
 from tilevault.archive.formats import SourceFile
 from tilevault.archive.image import Window, Words, values
+from tilevault.archive.lossy import encode_lossy_shard, measure_arrays, measured, summary
 from tilevault.archive.manifest import MAX_COMMIT, MAX_MANIFEST, CommitRecord, Manifest, ManifestObject
 from tilevault.archive.plain import PlainArray, array_document, compress, group_document
+from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables, TileQuality
 from tilevault.archive.reading import read_level, reduce_window
 from tilevault.archive.tiles import (
     EncodedTile,
@@ -38,6 +40,7 @@ from tilevault.archive.tiles import (
     encode_shard,
     keep_stream,
 )
+from tilevault.codecs import LearnedCodec
 from tilevault.codecs.errors import (
     Conflict,
     LimitExceeded,
@@ -77,7 +80,13 @@ class ShardReceipt:
                 "entry": self.entry.to_json(),
                 "plain": self.plain,
                 "tiles": [
-                    [list(at), list(t.ends), _text(t.digests), _text(t.pixels)]
+                    [
+                        list(at),
+                        list(t.ends),
+                        _text(t.digests),
+                        _text(t.pixels),
+                        _measures(t),
+                    ]
                     for at, t in sorted(self.tiles.items())
                 ],
             }
@@ -93,8 +102,14 @@ class ShardReceipt:
                 tuple(document["index"]),
                 ManifestObject.from_json(document["entry"]),
                 {
-                    tuple(at): EncodedTile(b"", tuple(ends), _bytes(digests), _bytes(pixels))
-                    for at, ends, digests, pixels in document["tiles"]
+                    tuple(at): EncodedTile(
+                        b"",
+                        tuple(ends),
+                        _bytes(digests),
+                        _bytes(pixels),
+                        _quality(of),
+                    )
+                    for at, ends, digests, pixels, of in document["tiles"]
                 },
                 document["plain"],
             )
@@ -123,14 +138,24 @@ class Generation:
         read: Callable[[Window], Words],
         read_stream: Callable[[tuple[int, ...]], bytes] | None = None,
         prove: bool = True,
+        read_mask: Callable[[Window], Words] | None = None,
     ) -> ShardReceipt:
-        """Encode and store one shard; with ``prove`` each tile is decoded again and compared first."""
+        """Encode and store one shard; with ``prove`` each tile is decoded again and compared first.
+
+        Lossy tiles are always decoded, and measured; ``read_mask`` tells which of their samples count.
+        """
         array = self.description.arrays[role]
         window = array.grid.shard_window(index)
         plain = True
         if read_stream is None:
             words = read(window)
-            pieces, tiles = encode_shard(array, index, words, prove)
+            if isinstance(array.codec, LearnedCodec):
+                flat = Window(window.start[-2:], window.stop[-2:])
+                pieces, tiles = encode_lossy_shard(
+                    array, index, words, None if read_mask is None else read_mask(flat)
+                )
+            else:
+                pieces, tiles = encode_shard(array, index, words, prove)
             info = self.description.info
             if role == "data" and info is not None and info.bits_stored is not None:
                 plain = bool(np.array_equal(values(words, info), words))
@@ -281,9 +306,22 @@ class Generation:
         self,
         tables: Mapping[str, TileTables],
         files: Sequence[tuple[SourceFile, list[list[Any]]]],
+        receipts: Sequence[ShardReceipt] = (),
     ) -> list[ManifestObject]:
         """Store every ``zarr.json``, coordinates, quality and what describes the sources."""
-        return [self._create(key, [data]) for key, data in self._documents(tables, files)]
+        quality = self.quality(receipts)
+        return [self._create(key, [data]) for key, data in self._documents(tables, files, quality)]
+
+    def quality(self, receipts: Iterable[ShardReceipt]) -> QualityTables | None:
+        """What was measured of a lossy image; None for another."""
+        if not isinstance(self.description.codec, LearnedCodec):
+            return None
+        return measured(self.description.data, (r.tiles for r in receipts if r.role == "data"))
+
+    def quality_summary(self, receipts: Iterable[ShardReceipt]) -> dict[str, Any] | None:
+        """The measures of a lossy image in a few numbers; None for another."""
+        codec, tables = self.description.codec, self.quality(receipts)
+        return summary(codec, tables) if isinstance(codec, LearnedCodec) and tables is not None else None
 
     def manifest(self, objects: Iterable[ManifestObject]) -> Manifest:
         """The manifest of the generation."""
@@ -365,7 +403,10 @@ class Generation:
         )
 
     def _documents(
-        self, tables: Mapping[str, TileTables], files: Sequence[tuple[SourceFile, list[list[Any]]]]
+        self,
+        tables: Mapping[str, TileTables],
+        files: Sequence[tuple[SourceFile, list[list[Any]]]],
+        quality: QualityTables | None,
     ) -> Iterator[tuple[str, bytes]]:
         yield "source/image.json", canonical(self.description.to_json())
         listed = canonical([_file_json(file, pieces) for file, pieces in files])
@@ -377,14 +418,27 @@ class Generation:
             return
         yield from self._pixel_documents()
         yield "tiles/zarr.json", group_document({})
-        yield "quality/zarr.json", group_document({})
+        yield "quality/zarr.json", group_document(self._quality_attributes(quality))
         for role, array in self.description.arrays.items():
             yield f"tiles/{role}/zarr.json", group_document({})
             for plain in table_arrays(array, role):
                 yield f"{plain.path}/zarr.json", plain.document()
-        bits = bits_array(self.description.data)
-        yield f"{bits.path}/zarr.json", bits.document(attributes={"units": "bit", "long_name": "coded size"})
-        yield from bits.encode(tables["data"].bits()).items()
+        if quality is None:
+            bits = bits_array(self.description.data)
+            attributes = {"units": "bit", "long_name": "coded size"}
+            yield f"{bits.path}/zarr.json", bits.document(attributes=attributes)
+            yield from bits.encode(tables["data"].bits()).items()
+            return
+        kept = measure_arrays(self.description.data)
+        for a in QUALITY_ARRAYS:
+            yield f"{kept[a.name].path}/zarr.json", kept[a.name].document(attributes=a.attributes())
+            yield from kept[a.name].encode(quality.arrays[a.name]).items()
+
+    def _quality_attributes(self, quality: QualityTables | None) -> dict[str, Any]:
+        codec = self.description.codec
+        if quality is None or not isinstance(codec, LearnedCodec):
+            return {}
+        return {"tilevault": {"fidelity": self.description.fidelity, **summary(codec, quality)}}
 
     def _pixel_documents(self) -> Iterator[tuple[str, bytes]]:
         """The hierarchy that other programs see: groups, level 0, coarse levels, coordinates."""
@@ -399,6 +453,8 @@ class Generation:
                 arrays |= {d.level_path(k, role): (d.coarse(k, role), names) for k in d.levels[1:]}
         for path, document in attributes.items():
             key = f"{path}/zarr.json" if path else "zarr.json"
+            if "tilevault" in document and d.round_trip == "lossy":
+                document = {**document, "tilevault": {**document["tilevault"], "fidelity": d.fidelity}}
             if path not in arrays:
                 yield key, group_document(document)
                 continue
@@ -494,6 +550,14 @@ def _file_json(file: SourceFile, pieces: list[list[Any]]) -> dict[str, Any]:
         "warnings": list(file.warnings),
         "pieces": pieces,
     }
+
+
+def _measures(tile: EncodedTile) -> list[Any] | None:
+    return None if tile.quality is None else tile.quality.to_json()
+
+
+def _quality(measures: Any) -> TileQuality | None:
+    return None if measures is None else TileQuality.from_json(measures)
 
 
 def _text(data: bytes) -> str:

@@ -8,7 +8,7 @@ from math import prod
 
 from tilevault.archive.grid import DECOMPOSITIONS, TILE_BYTES, TileGrid
 from tilevault.archive.image import ImageInfo
-from tilevault.codecs import LosslessCodec
+from tilevault.codecs import LearnedCodec, LosslessCodec
 from tilevault.codecs.base import TileCodec
 from tilevault.codecs.errors import LimitExceeded, ManifestCorrupt
 
@@ -69,7 +69,7 @@ def _sound_values(info: ImageInfo) -> bool:
 
 def check_grid(info: ImageInfo, grid: TileGrid, codec: TileCodec) -> None:
     """Tiles and shards of an array; ``info`` is of the whole image. Raises as `check_info`."""
-    own = isinstance(codec, LosslessCodec)
+    own = isinstance(codec, LosslessCodec | LearnedCodec)
     rank, edges = len(grid.shape), (*grid.tile, *grid.shard)
     sound = (
         len(grid.tile) == len(grid.shard) == rank
@@ -79,7 +79,7 @@ def check_grid(info: ImageInfo, grid: TileGrid, codec: TileCodec) -> None:
         and all(t <= n for t, n in zip(grid.tile[:-2], grid.shape[:-2], strict=True))
         and all(t < n + STEP for t, n in zip(grid.tile[-2:], grid.shape[-2:], strict=True))
         and (not own or all(t % STEP == 0 for t in grid.tile[-2:]))
-        and codec.resolutions == (DECOMPOSITIONS + 1 if own else 1)
+        and codec.resolutions == (DECOMPOSITIONS + 1 if isinstance(codec, LosslessCodec) else 1)
     )
     if not sound:
         raise ManifestCorrupt("image.json: the arrays it describes cannot be")

@@ -30,22 +30,24 @@ def read_level(
     window: Window,
     level: int,
     threads: bool = True,
+    restore: bool = True,
 ) -> Words:
     """The values of ``window`` of ``level``, computed from level 0.
 
-    ``role`` is ``"data"`` (shape of ``window``) or ``"mask"`` (y, x; uint8, 0 or 255).
+    ``role`` is ``"data"`` (shape of ``window``) or ``"mask"`` (y, x; uint8, 0 or 255). ``restore``: see
+    `TileReader.read`.
     """
     info = description.info
     if info is None:
         raise InvalidRequest(f"image {description.image} has no pixels")
     reader = readers[role]
     if level == 0:
-        words = reader.read(window, 0, threads)
+        words = reader.read(window, 0, threads, restore)
         return words if role == "mask" else values(words, info)
     if role == "data" and description.downsampling == "lowpass53":
         return _clamp(reader.read(window, level, threads), info)
     finest = magnified(window, level, reader.array.grid.shape)
-    return reduce_window(description, readers, role, finest, (level,), threads)[level]
+    return reduce_window(description, readers, role, finest, (level,), threads, restore)[level]
 
 
 def reduce_window(
@@ -55,6 +57,7 @@ def reduce_window(
     window: Window,
     levels: Sequence[int],
     threads: bool = True,
+    restore: bool = True,
 ) -> dict[int, Words]:
     """Mean or nearest levels (ascending) of a level-0 ``window``, which is read once for all of them.
 
@@ -64,7 +67,7 @@ def reduce_window(
     made = {k: np.empty(_coarser(window, k).shape, dtype) for k in levels}
     for planes in _planes(window):
         for band in _bands(planes):
-            words = readers[role].read(band, 0, threads)
+            words = readers[role].read(band, 0, threads, restore)
             mask = _mask(readers, band, threads) if role == "data" else None
             for level, reduced in _reduced(description, role, words, levels, mask).items():
                 place = _coarser(band, level).shift(_coarser(window, level).start)

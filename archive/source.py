@@ -70,6 +70,7 @@ class Source:
             search=d.search,
             layout=d.layout,
             warnings=d.warnings,
+            fidelity=d.fidelity,
         )
 
     def verbatim(self, i: int) -> Iterator[bytes]:

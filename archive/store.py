@@ -25,6 +25,7 @@ from tilevault.archive.documents import MAX_DOCUMENT, parse, seal, sha256_hex, u
 from tilevault.archive.generation import bits_array, forget_receipts, table_arrays
 from tilevault.archive.grid import DECOMPOSITIONS, TileGrid
 from tilevault.archive.image import ImageInfo, Window, Words, window_of
+from tilevault.archive.lossy import measure_arrays, summary
 from tilevault.archive.manifest import (
     FORMAT_VERSION,
     MAX_COMMIT,
@@ -34,15 +35,18 @@ from tilevault.archive.manifest import (
     image_id,
 )
 from tilevault.archive.plain import PlainArray
+from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables
 from tilevault.archive.reading import read_level
 from tilevault.archive.source import Source
 from tilevault.archive.tiles import TileReader, TileTables
+from tilevault.codecs import LearnedCodec
 from tilevault.codecs.base import TileCodec
 from tilevault.codecs.errors import (
     ImageNotFound,
     IntegrityError,
     InvalidRequest,
     LimitExceeded,
+    LossyRefused,
     ManifestCorrupt,
     TileCorrupt,
     TileMissing,
@@ -319,7 +323,7 @@ class Image:
     def description(self) -> Description:
         """What the generation says of itself."""
         made = Description.from_json(parse(self.object("source/image.json"), "image.json"))
-        if made.image != self.id or image_id(made.kind, made.key) != self.id:
+        if made.image != self.id or image_id(made.kind, made.key, made.fidelity) != self.id:
             raise ManifestCorrupt(f"image {self.id}: is described as another image", image=self.id)
         return made
 
@@ -332,6 +336,18 @@ class Image:
     def round_trip(self) -> str:
         """``file-exact``, ``metadata-exact`` or ``lossy``."""
         return self.description.round_trip
+
+    @property
+    def fidelity(self) -> str:
+        """``exact``, or the target of a lossy image, such as ``psnr=45``."""
+        return self.description.fidelity
+
+    def require_lossless(self) -> None:
+        """Raise `LossyRefused` if the pixels are not those that were handed in."""
+        if self.info is not None and self.round_trip == "lossy":
+            raise LossyRefused(
+                f"image {self.id} is lossy ({self.fidelity}), and exact pixels are asked for", image=self.id
+            )
 
     @property
     def codec(self) -> TileCodec | None:
@@ -393,12 +409,17 @@ class Image:
         return np.asarray(self[...], dtype)
 
     def read(
-        self, window: Window | None = None, level: int = 0, index: Mapping[str, int] | None = None
+        self,
+        window: Window | None = None,
+        level: int = 0,
+        index: Mapping[str, int] | None = None,
+        restore: bool = True,
     ) -> Words:
         """Values of a window of a level (default: all of it).
 
         ``window`` spans all axes, or y and x only, in samples of ``level``; ``index`` picks one position of
-        leading axes by name and drops them. Raises `InvalidRequest` outside the image.
+        leading axes by name and drops them. ``restore=False`` leaves out what a network adds to decoded
+        lossy tiles (coarse levels are then made from level 0). Raises `InvalidRequest` outside the image.
         """
         shape = self.level_shape(level)
         axes = self._pixels().axes
@@ -417,7 +438,7 @@ class Image:
                 raise InvalidRequest(f"no position {name}={at}; axes {axes} have {shape}")
             start[axis], stop[axis] = at, at + 1
             dropped.append(axis)
-        words = self._read(Window(tuple(start), tuple(stop)), level)
+        words = self._stored_or_made("data", Window(tuple(start), tuple(stop)), level, restore)
         return words.squeeze(tuple(dropped)) if dropped else words
 
     def read_mask(self, window: Window | None = None, level: int = 0) -> NDArray[np.uint8]:
@@ -498,11 +519,11 @@ class Image:
     def _read(self, window: Window, level: int) -> Words:
         return self._stored_or_made("data", window, level)
 
-    def _stored_or_made(self, role: str, window: Window, level: int) -> Words:
-        if level and level in self.stored_levels:
+    def _stored_or_made(self, role: str, window: Window, level: int, restore: bool = True) -> Words:
+        if level and level in self.stored_levels and restore:
             return self.plain(self.description.coarse(level, role), window)
         with _within_memory(window):
-            return read_level(self.description, self.readers, role, window, level, self.threads)
+            return read_level(self.description, self.readers, role, window, level, self.threads, restore)
 
     def _pixels(self) -> ImageInfo:
         if self.info is None:
@@ -533,9 +554,36 @@ class Quality:
         """Coded bits of each tile."""
         return np.asarray(self._image.plain(bits_array(self._image.description.data)), np.uint32)
 
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        """A measure of a lossy image by its name in `QUALITY_ARRAYS`, such as ``quality.psnr``."""
+        if name.startswith("_") or name not in self.measures:
+            raise AttributeError(f"image {self._image.id} has no recorded {name!r}")
+        return self.tables.arrays[name]
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of what is recorded of a lossy image; of another, nothing but `bits`."""
+        lossy = self._image.info is not None and self._image.round_trip == "lossy"
+        return tuple(array.name for array in QUALITY_ARRAYS) if lossy else ()
+
+    @cached_property
+    def tables(self) -> QualityTables:
+        """All that is recorded of a lossy image. Raises `InvalidRequest` for another."""
+        if not self.measures:
+            raise InvalidRequest(f"image {self._image.id} is not lossy: there is nothing to measure")
+        data = self._image.description.data
+        arrays = {name: self._image.plain(plain) for name, plain in measure_arrays(data).items()}
+        return QualityTables.checked(arrays, data.grid.tiles)
+
+    @cached_property
+    def summary(self) -> Mapping[str, Any] | None:
+        """The measures in a few numbers (`archive.lossy.summary`); None for an image that is not lossy."""
+        codec = self._image.codec
+        return summary(codec, self.tables) if isinstance(codec, LearnedCodec) else None
+
     @cached_property
     def samples(self) -> NDArray[np.int64]:
-        """Valid samples of each tile."""
+        """Samples of each tile that lie in the image. (`tables` counts those that were compared.)"""
         grid = self._image.grid
         out = np.empty(grid.tiles, np.int64)
         for index in grid.tile_indices():

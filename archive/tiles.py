@@ -21,8 +21,9 @@ from tilevault.archive.blobs import LocalBlobs
 from tilevault.archive.grid import TileGrid, reduced_extent
 from tilevault.archive.image import Window, Words
 from tilevault.archive.limits import MAX_STREAM
+from tilevault.archive.quality import TileQuality
 from tilevault.archive.shard import CRC_BYTES, build_shard, index_bytes, parse_index
-from tilevault.codecs import LosslessCodec
+from tilevault.codecs import FrameCodec, LearnedCodec
 from tilevault.codecs.base import TileCodec
 from tilevault.codecs.errors import (
     IntegrityError,
@@ -33,6 +34,7 @@ from tilevault.codecs.errors import (
     TileMissing,
     VerifyAfterEncodeFailed,
 )
+from tilevault.codecs.lossless import FRAME_HEAD
 
 __all__ = [
     "DIGEST_BYTES",
@@ -46,11 +48,12 @@ __all__ = [
     "keep_stream",
     "magnified",
     "pixel_digest",
+    "record_tile",
     "tile_digest",
 ]
 
-FRAME_HEAD = 16
-"""Bytes by which the lossless codec's frame is longer than its samples, at most."""
+LOSSY_HEAD = 2
+"""Bytes by which the lossy codec's frame is longer than the lossless one, at most."""
 DIGEST_BYTES = 16
 """BLAKE3-128: the first 16 bytes of BLAKE3."""
 
@@ -112,6 +115,8 @@ class EncodedTile:
     ends: tuple[int, ...]
     digests: bytes
     pixels: bytes
+    quality: TileQuality | None = None
+    """Of a lossy tile: what was measured."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ def encode_tile(codec: TileCodec, words: Words, prove: bool = True) -> EncodedTi
     for _ in range(2):
         data = codec.encode_tile(words)
         if not prove or _little(codec.decode_tile(data, words.shape, words.dtype)) == _little(words):
-            return _record(codec, data, words)
+            return record_tile(codec, data, words)
     raise VerifyAfterEncodeFailed("a tile did not decode to the words that were encoded")
 
 
@@ -168,10 +173,11 @@ def keep_stream(codec: TileCodec, data: bytes, shape: tuple[int, ...], dtype: np
     """Take a verbatim bit stream as the tile, once it has shown that it decodes. Raises `LimitExceeded`."""
     if len(data) > MAX_STREAM:
         raise LimitExceeded(f"a frame of {len(data)} bytes, more than {MAX_STREAM}")
-    return _record(codec, data, codec.decode_tile(data, shape, dtype))
+    return record_tile(codec, data, codec.decode_tile(data, shape, dtype))
 
 
-def _record(codec: TileCodec, data: bytes, words: Words) -> EncodedTile:
+def record_tile(codec: TileCodec, data: bytes, words: Words) -> EncodedTile:
+    """What is kept of a tile: ``words`` are what it decodes to."""
     ends = codec.segment_ends(data)
     view, digests, start = memoryview(data), [], 0
     for end in ends:
@@ -213,8 +219,11 @@ class TileReader:
     """Image id, for messages."""
     _indices: dict[tuple[int, ...], NDArray[np.uint64]] = field(default_factory=dict)
 
-    def read(self, window: Window, reduce: int = 0, threads: bool = True) -> Words:
-        """The words of ``window`` in the coordinates of level ``reduce``, from the tiles it touches only."""
+    def read(self, window: Window, reduce: int = 0, threads: bool = True, restore: bool = True) -> Words:
+        """The words of ``window`` in the coordinates of level ``reduce``, from the tiles it touches only.
+
+        ``restore=False``: of lossy tiles, without what a network adds after decoding.
+        """
         finest = Window(
             (*window.start[:-2], *(a << reduce for a in window.start[-2:])),
             (
@@ -227,14 +236,14 @@ class TileReader:
         )
         indices = list(self.array.grid.tile_indices(finest)) if prod(window.shape) else []
         if len(indices) == 1 and self.array.level_window(indices[0], reduce) == window:
-            return self.tile(indices[0], reduce)
+            return self.tile(indices[0], reduce, restore)
         out = np.zeros(window.shape, self.array.dtype)
 
         def place(index: tuple[int, ...]) -> None:
             tile = self.array.level_window(index, reduce)
             common = tile.intersect(window)
             if prod(common.shape):
-                words = self.tile(index, reduce)
+                words = self.tile(index, reduce, restore)
                 out[common.shift(window.start).slices] = words[common.shift(tile.start).slices]
 
         if threads and len(indices) > 1:
@@ -244,7 +253,7 @@ class TileReader:
                 place(index)
         return out
 
-    def tile(self, index: tuple[int, ...], reduce: int = 0) -> Words:
+    def tile(self, index: tuple[int, ...], reduce: int = 0, restore: bool = True) -> Words:
         """One tile's valid words at a resolution. Raises `TileCorrupt` or `TileMissing`."""
         codec = self.array.codec
         if not 0 <= reduce < codec.resolutions:
@@ -252,6 +261,8 @@ class TileReader:
         data = self.tile_bytes(index, codec.resolutions - reduce)
         shape = self.array.grid.tile_window(index).shape
         try:
+            if isinstance(codec, LearnedCodec):
+                return codec.decode_tile(data, shape, self.array.dtype, reduce, restore)
             return codec.decode_tile(data, shape, self.array.dtype, reduce)
         except TileCorrupt as error:
             raise self._corrupt(index, str(error)) from error
@@ -272,13 +283,14 @@ class TileReader:
 
     def _longest(self, index: tuple[int, ...]) -> int:
         """Bytes of a tile at most: a codec of ours stores raw what it cannot make smaller."""
-        if not isinstance(self.array.codec, LosslessCodec):
+        if isinstance(self.array.codec, FrameCodec):
             return MAX_STREAM + CRC_BYTES
         raw = prod(self.array.grid.tile_window(index).shape) * self.array.dtype.itemsize
-        return raw + FRAME_HEAD + CRC_BYTES
+        lossy = LOSSY_HEAD if isinstance(self.array.codec, LearnedCodec) else 0
+        return raw + FRAME_HEAD + lossy + CRC_BYTES
 
     def check_pixels(self, index: tuple[int, ...]) -> None:
-        """Decode a whole tile and compare it with the digest of the words that went in."""
+        """Decode a whole tile and compare it with the digest of the words that it decoded to at first."""
         if pixel_digest(self.tile(index)) != self.tables.pixels[index].tobytes():
             raise self._corrupt(index, "it decodes to other words than those that were archived")
 

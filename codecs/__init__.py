@@ -11,6 +11,7 @@ from tilevault.codecs.errors import (
     IntegrityError,
     InvalidRequest,
     LimitExceeded,
+    LossyRefused,
     ManifestCorrupt,
     ModelMismatch,
     NotRecognized,
@@ -30,6 +31,7 @@ from tilevault.codecs.errors import (
     VerifyAfterEncodeFailed,
 )
 from tilevault.codecs.frame import FrameCodec
+from tilevault.codecs.learned import LearnedCodec
 from tilevault.codecs.lossless import LosslessCodec
 
 __all__ = [
@@ -42,8 +44,10 @@ __all__ = [
     "InputRejected",
     "IntegrityError",
     "InvalidRequest",
+    "LearnedCodec",
     "LimitExceeded",
     "LosslessCodec",
+    "LossyRefused",
     "ManifestCorrupt",
     "ModelMismatch",
     "NotRecognized",

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from numpy import int16, int32, uint8
+from numpy import float64, int16, int32, uint8
 from numpy.typing import NDArray
 
 class Corrupt(ValueError): ...
@@ -53,3 +53,6 @@ def decode_lossy(
     plain: NDArray[int32],
     restored: NDArray[int32] | None,
 ) -> None: ...
+def ssim_sums(
+    x: NDArray[float64], y: NDArray[float64], valid: NDArray[uint8] | None, shift: float, c1: float, c2: float
+) -> tuple[float, float, int]: ...

@@ -9,6 +9,7 @@
     │   ├── InconsistentHeader             says two things that cannot both be true
     │   ├── UnsupportedSyntax              sound, but of a kind that is not implemented
     │   ├── LimitExceeded                  larger or deeper than the configured limit
+    │   ├── LossyRefused                   pixels that must not be altered, or not so
     │   ├── SourceChanged                  changed while it was read
     │   ├── UnsafeName                     a UID or name that breaks its grammar
     │   ├── DuplicateConflict              a known SOPInstanceUID with other bytes
@@ -45,6 +46,7 @@ __all__ = [
     "IntegrityError",
     "InvalidRequest",
     "LimitExceeded",
+    "LossyRefused",
     "ManifestCorrupt",
     "ModelMismatch",
     "NotRecognized",
@@ -132,6 +134,10 @@ class LimitExceeded(InputRejected):
     """Larger, deeper or more numerous than the configured limit."""
 
     http_status = 413
+
+
+class LossyRefused(InputRejected):
+    """Pixels that are labels, doses or parameters, or that are lossy where exact ones are asked for."""
 
 
 class SourceChanged(InputRejected):

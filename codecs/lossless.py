@@ -17,7 +17,7 @@ from tilevault.codecs import _native
 from tilevault.codecs.base import TileCodec
 from tilevault.codecs.errors import InvalidRequest, TileCorrupt
 
-__all__ = ["PREFERENCES", "LosslessCodec"]
+__all__ = ["FRAME_HEAD", "PREFERENCES", "LosslessCodec", "frame_extents", "put_varint", "take_varint"]
 
 MAX_DECOMPOSITIONS = 15
 """Four bits of the frame; 5 serves tiles of 512 x 512."""
@@ -26,6 +26,8 @@ MAX_SAMPLES = (1 << 31) - 1
 MAX_BYTES = 8 << 30
 """Of one tile's chunk: more is no tile but a mistake."""
 ZSTD_LEVEL = 3
+FRAME_HEAD = 16
+"""Bytes by which a frame is longer than its samples, at most."""
 
 PREFERENCES = ("resolution", "size")
 """What an encoder may aim at."""
@@ -154,7 +156,7 @@ def _check_shape(shape: tuple[int, ...], itemsize: int) -> None:
 
 
 def _encode_other(raw: NDArray[np.uint8], code: int, shape: tuple[int, ...], itemsize: int) -> bytes:
-    header = bytes([len(shape) | code << 3]) + b"".join(_varint(n) for n in shape)
+    header = bytes([len(shape) | code << 3]) + b"".join(put_varint(n) for n in shape)
     if raw.size == itemsize or np.array_equal(raw[itemsize:], raw[:-itemsize]):
         return bytes([CONSTANT]) + header + raw[:itemsize].tobytes()
     packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False).compress(raw.tobytes())
@@ -173,7 +175,7 @@ def _decode_other(
     at = 2
     extents = []
     for limit in shape:
-        extent, at = _take_varint(data, at)
+        extent, at = take_varint(data, at)
         if not 1 <= extent <= limit:
             raise TileCorrupt(f"lossless tile: extent {extent} of a chunk of {limit}")
         extents.append(extent)
@@ -203,7 +205,20 @@ def _inflate(data: bytes, size: int) -> bytes:
         raise TileCorrupt(f"lossless tile: {error}") from None
 
 
-def _varint(value: int) -> bytes:
+def frame_extents(data: bytes | memoryview, rank: int) -> tuple[int, ...]:
+    """The valid extents that the frame of a tile of ``rank`` axes names. Raises `TileCorrupt`."""
+    head = bytes(data[: 2 + 5 * rank])
+    if len(head) < 2 or head[1] & 7 != rank:
+        raise TileCorrupt("lossless tile: the frame's rank is not the chunk's")
+    at, extents = 2, []
+    for _ in range(rank):
+        extent, at = take_varint(head, at)
+        extents.append(extent)
+    return tuple(extents)
+
+
+def put_varint(value: int) -> bytes:
+    """A number of at least 0 in base 128, least significant group first."""
     out = bytearray()
     while value >= 128:
         out.append(value & 127 | 128)
@@ -212,16 +227,17 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _take_varint(data: bytes, at: int) -> tuple[int, int]:
+def take_varint(data: bytes, at: int, bits: int = 32) -> tuple[int, int]:
+    """The number of at most ``bits`` bits that begins at ``at``, and its end. Raises `TileCorrupt`."""
     value = 0
-    for shift in range(0, 35, 7):
+    for shift in range(0, bits + 3, 7):
         if at >= len(data):
             break
         byte = data[at]
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:
-            if (byte == 0 and shift) or value >= 1 << 32:
+            if (byte == 0 and shift) or value >= 1 << bits:
                 break
             return value, at
     raise TileCorrupt("lossless tile: a number in the header is out of range")

@@ -145,7 +145,8 @@ class Image:
         need(len(self.objects) == len(objects), "a key comes twice")
         need(all(KEY.fullmatch(key) and ".." not in key for key in self.objects), "not a key")
         self.description = parse(self.object("source/image.json"))
-        identity = {name: self.description[name] for name in ("kind", "key")} | {"fidelity": "exact"}
+        identity = {name: self.description[name] for name in ("kind", "key")}
+        identity["fidelity"] = self.description.get("fidelity", "exact")
         need(self.description["image"] == name == sha256(canonical(identity))[:32], "another image")
         self.info = self.description["info"]
         self.files = parse(inflate(self.object("source/files.json.zst")))
@@ -206,7 +207,7 @@ class Image:
         """Every tile at a level, by decoding no more segments than that needs."""
         about, sharding, codec = self.layout(role)
         lossless = codec["name"] == "tilevault.lossless"
-        need(lossless or (codec["name"] == "tilevault.frame" and level == 0), "another codec")
+        need(lossless or level == 0, "this codec has one resolution")
         depth = codec["configuration"]["decompositions"] if lossless else 0
         shape, dtype = about["shape"], np.dtype(about["data_type"])
         out = np.empty((*shape[:-2], *(-(-n >> level) for n in shape[-2:])), dtype)
@@ -216,7 +217,10 @@ class Image:
             extent = tuple(s.stop - s.start for s in place)
             if lossless:
                 words = decode_tile(data, extent, dtype, level, depth)
+            elif codec["name"] == "tilevault.learned":
+                words = decode_lossy(data, extent, dtype, codec["configuration"])
             else:
+                need(codec["name"] == "tilevault.frame", "another codec")
                 words = decode_frame(data, extent, dtype, codec["configuration"])
             if level == 0:
                 little = words.astype(dtype.newbyteorder("<")).tobytes()
@@ -429,6 +433,60 @@ def decode_tile(data: bytes, extent: tuple[int, ...], dtype: np.dtype[Any], leve
     raw = {0: lambda d: d, 1: lambda d: d * prod(extent), 2: inflate}[data[0]](data[at:])
     words = np.frombuffer(raw, dtype.newbyteorder("<")).reshape(extent)
     return words[..., :: 1 << level, :: 1 << level].astype(dtype)
+
+
+# --- 8 lossy tiles -----------------------------------------------------------------------------------------
+
+
+def decode_lossy(data: bytes, extent: tuple[int, ...], dtype: np.dtype[Any], told: dict[str, Any]) -> Array:
+    """A tile of `tilevault.learned` that has exactly this valid extent."""
+    need(data[0] == 1 and data[1] & 127 in (0, 1), "another version or mode")
+    at, plane, values = 2, None, None
+    if data[1] & 128:
+        count, at = varint(data, at)
+        values = np.frombuffer(data[at : at + count * dtype.itemsize], dtype.newbyteorder("<"))
+        size, at = varint(data, at + count * dtype.itemsize)
+        plane, at = nested(data[at : at + size]), at + size
+    words = quantised(data[at:], dtype, told) if data[1] & 127 else nested(data[at:])
+    need(words.shape == extent and words.dtype == dtype, "another extent or type")
+    if plane is not None and values is not None:
+        for place in np.ndindex(*extent):
+            k = int(plane[tuple(min(i, n - 1) for i, n in zip(place, plane.shape, strict=True))])
+            if k:
+                words[place] = values[k - 1]
+    return words
+
+
+def quantised(data: bytes, dtype: np.dtype[Any], told: dict[str, Any]) -> Array:
+    low, high = told["low"], told["high"]
+    if dtype.kind == "f":
+        step = float(np.frombuffer(data[:4], "<f4")[0])
+        z, at = varint(data, 4)
+        least = z // 2 if z % 2 == 0 else -(z + 1) // 2
+        back = [(float(int(q) + least) * step) for q in nested(data[at:]).reshape(-1)]
+        words = np.array(back, np.float64).astype(dtype).reshape(nested(data[at:]).shape)
+        return words if low is None else np.clip(words, dtype.type(low), dtype.type(high))
+    m, at = varint(data, 0)
+    indices = nested(data[at:])
+    back = [min(low + ((int(q) * m + 128) >> 8), high) for q in indices.reshape(-1)]
+    return np.array(back, dtype).reshape(indices.shape)
+
+
+def nested(data: bytes) -> Array:
+    """A frame of section 2 whose type and extents are its own."""
+    rank, kind, at, extent = data[1] & 7, data[1] >> 3, 2, []
+    for _ in range(rank):
+        n, at = varint(data, at)
+        extent.append(n)
+    dtype = np.dtype(("u1", "i1", "u2", "i2", "u4", "i4", "f4")[kind])
+    return decode_tile(data, tuple(extent), dtype, 0, 5).copy()
+
+
+def varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while data[at] & 128:
+        value, shift, at = value | (data[at] & 127) << shift, shift + 7, at + 1
+    return value | data[at] << shift, at + 1
 
 
 # --- 3 frames ----------------------------------------------------------------------------------------------

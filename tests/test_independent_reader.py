@@ -370,6 +370,37 @@ def test_several_shards(tmp_path: Path) -> None:
         equal(found.level(level), found.plain(found.path(level)), str(level))
 
 
+@pytest.mark.parametrize("bound", ["max-error=3", "psnr=38"])
+def test_lossy_images(tmp_path: Path, bound: str) -> None:
+    words = smooth((40, 70), 12).astype(np.uint16)
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.dcm").write_bytes(image(words.tobytes(), **of_shape((40, 70))))
+    holed = words.copy()
+    holed[3:20, 30:60] = 0
+    for dtype, nodata in (("uint16", 0), ("float32", "nan")):
+        content = holed.astype(dtype)
+        if dtype == "float32":
+            content[content == 0] = np.nan
+        form = {"width": 70, "height": 40, "count": 2, "dtype": dtype, "nodata": nodata}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(source / f"{dtype}.tif", "w", driver="GTiff", **form) as out:
+                out.write(np.stack([content, content]))
+    result = tilevault.add([source], tmp_path / "a", lossy=bound)
+    assert [i.status for i in result.images] == ["added"] * 3
+    archive = tilevault.Archive.open(tmp_path / "a")
+    for name in independent_reader.images(tmp_path / "a"):
+        found, ours = independent_reader.open_image(tmp_path / "a", name), archive[name]
+        found.check_objects()
+        assert ours.round_trip == "lossy"
+        assert found.words().tobytes() == ours.words[...].tobytes()
+        for level in (1, 3):
+            equal(found.level(level), ours.read(level=level), f"{name} level {level}")
+        for measure in ours.quality.measures:
+            assert np.array_equal(found.plain(f"quality/{measure}"), ours.quality.tables.arrays[measure])
+
+
 def test_late_instances_and_removal(tmp_path: Path) -> None:
     folder, archive = tmp_path / "in", tmp_path / "archive"
     folder.mkdir()

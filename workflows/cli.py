@@ -90,6 +90,18 @@ def _add(commands: Any) -> None:
         default="resolution",
         help="tiles whose beginning shows them at lower resolution (default), or the smallest ones",
     )
+    parser.add_argument(
+        "--lossy",
+        metavar="BOUND",
+        help="alter pixels within a bound: psnr=DB (of every tile) or max-error=N (of every sample, in "
+        "stored units); refused for labels, doses and parameters (default: lossless)",
+    )
+    parser.add_argument(
+        "--labels", action="store_true", help="pixels are labels: never lossy, never averaged"
+    )
+    parser.add_argument(
+        "--yes-lossy", action="store_true", help="what looks like labels by name or few values is none"
+    )
     parser.add_argument("--workers", type=_count, metavar="N", help="tasks at a time (default: the cores)")
     parser.add_argument(
         "--scheduler",
@@ -134,6 +146,8 @@ def _read(commands: Any) -> None:
     )
     parser.add_argument("--level", type=int, default=0, metavar="K", help="0 is full size, K is 1/2**K of it")
     parser.add_argument("--words", action="store_true", help="the words as stored, not the values")
+    parser.add_argument("--no-restore", action="store_true", help="lossy: without what a network adds")
+    parser.add_argument("--require-lossless", action="store_true", help="refuse images that are lossy")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="a .npy, .png or .tif file")
 
 
@@ -144,11 +158,12 @@ def _export(commands: Any) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write to")
     parser.add_argument(
         "--format",
-        choices=("original", "cog", "npy", "png"),
+        choices=("original", "dicom", "cog", "npy", "png"),
         default="original",
-        help="original: the files as they were (default); cog: cloud-optimised GeoTIFF; npy: arrays; "
-        "png: pictures",
+        help="original: the files as they were (default); dicom: uncompressed DICOM with the pixels as they "
+        "are here, lossy ones marked so; cog: cloud-optimised GeoTIFF; npy: arrays; png: pictures",
     )
+    parser.add_argument("--require-lossless", action="store_true", help="refuse images that are lossy")
     parser.add_argument("--words", action="store_true", help="npy: the words as stored, not the values")
 
 
@@ -230,6 +245,12 @@ def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     try:
         if options.command == "add" and options.dry_run and (options.report or options.receipt):
             raise InvalidRequest("--dry-run writes nothing: leave --report and --receipt out")
+        if options.command == "add" and options.lossy is not None:
+            from tilevault.workflows.lossy import LossyTarget
+
+            LossyTarget.parse(options.lossy)
+        if options.command == "add" and options.yes_lossy and options.lossy is None:
+            raise InvalidRequest("--yes-lossy goes with --lossy")
         if options.command == "export" and options.words and options.format != "npy":
             raise InvalidRequest("--words goes with --format npy")
         if options.command == "ls" and options.where:

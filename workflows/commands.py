@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilevault.codecs.errors import Conflict, InputRejected, InvalidRequest, TilevaultError, gravest
 from tilevault.workflows.console import Console, human_bytes, printable, reason_alone
+from tilevault.workflows.lossy import quality_text
 from tilevault.workflows.report import bytes_read
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ def add_command(options: argparse.Namespace, console: Console) -> int:
             options.archive,
             tile=options.tile,
             prefer=options.prefer,
+            lossy=options.lossy,
+            labels=options.labels,
+            yes_lossy=options.yes_lossy,
             workers=options.workers,
             scheduler=options.scheduler,
             dry_run=options.dry_run,
@@ -140,8 +144,12 @@ def _report_add(result: "AddResult", code: int, console: Console) -> None:
             reason=None if image.reason is None else reason_alone(image.reason, image.name, *image.sources),
             warnings=list(dict.fromkeys(image.warnings)),
             commit=image.commit,
+            fidelity=image.fidelity,
+            quality=image.quality,
         )
         console.line(_image_line(image))
+        if image.quality is not None:
+            console.line(f"          {quality_text(image.quality)}")
         for warning in dict.fromkeys(image.warnings):
             console.line(f"          {printable(warning, 160)}")
     for file in result.files:
@@ -160,7 +168,10 @@ def _image_line(image: Any) -> str:
         reason = reason_alone(image.reason or "", image.name, *image.sources)
         return f"{told}: {image.code}: {printable(reason, 300)}"
     size = f"{_counted(len(image.sources), 'file')}, {human_bytes(image.bytes_source)}{ratio}"
-    return f"{told}  {size}, {image.round_trip}"
+    if image.round_trip != "lossy":
+        return f"{told}  {size}, {image.round_trip}"
+    altered = "pixels would be altered: " if image.status == "planned" else ""
+    return f"{told}  {size}, {altered}lossy, {image.fidelity}"
 
 
 def _totals_line(totals: dict[str, Any], images: "Sequence[ImageResult]") -> str:
@@ -209,6 +220,8 @@ def read_command(options: argparse.Namespace, console: Console) -> int:
         index=options.index,
         level=options.level,
         words=options.words,
+        restore=not options.no_restore,
+        require_lossless=options.require_lossless,
     )
     console.record("read", **record)
     shape = " x ".join(str(n) for n in record["shape"])
@@ -233,6 +246,7 @@ def export_command(options: argparse.Namespace, console: Console) -> int:
             Path(options.output),
             format=options.format,
             words=options.words,
+            require_lossless=options.require_lossless,
             tell=say,
             progress=progress.update,
         )

@@ -21,12 +21,14 @@ from tilevault.archive.formats import SourceFile, formats
 from tilevault.archive.image import ImageInfo, Window, Words
 from tilevault.codecs.errors import (
     InvalidRequest,
+    LossyRefused,
     TileCorrupt,
     TilevaultError,
     UnsupportedSyntax,
     VerifyAfterEncodeFailed,
 )
 from tilevault.workflows.finding import image_of
+from tilevault.workflows.lossy import loss_items
 from tilevault.workflows.names import ExportNames
 from tilevault.workflows.parallel import in_order
 from tilevault.workflows.placing import Placing, placed
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Exported", "export"]
 
-FORMATS = ("original", "cog", "npy", "png")
+FORMATS = ("original", "dicom", "cog", "npy", "png")
 SUFFIXES = {"dicom": ".dcm", "geotiff": ".tif", "sidecar": ""}
 PREVIEW_SIDE = 2048
 PREVIEW_SAMPLES = 64 << 20
@@ -63,7 +65,8 @@ class Exported:
     proof: str = ""
     """What was compared before it got its name: ``file-exact``, ``metadata-exact``, ``verbatim``,
     ``pixel-exact`` (read back: every word and mask); of files that are not read back, what they hold:
-    ``values``, ``words``, ``preview``. What is read from the archive for them is checked."""
+    ``values``, ``words``, ``preview``. What is read from the archive for them is checked. ``decoded``: read
+    back, every word is that of the lossy image."""
     renamed: bool = False
     """The source's own name was not usable here."""
     code: str | None = None
@@ -129,16 +132,18 @@ def export(
     directory: Path,
     format: str = "original",
     words: bool = False,
+    require_lossless: bool = False,
     tell: Callable[[Exported], None] | None = None,
     progress: Callable[..., None] | None = None,
     workers: int | None = None,
 ) -> list[Exported]:
     """Write ``images`` (ids, prefixes, series UIDs, names; default: all) below ``directory``.
 
-    ``format``: ``original``, ``cog``, ``npy`` (values; stored words with ``words``) or ``png``. Never
-    overwrites: an equal file is ``present``, another is a `Conflict` for that file. Names are the sources'
-    relative paths where they are harmless and free, else they are made of UIDs or digests. Files fail one by
-    one; raises `ImageNotFound` before anything is written, and `InvalidRequest`.
+    ``format``: ``original``, ``dicom``, ``cog``, ``npy`` (values; stored words with ``words``) or ``png``.
+    ``require_lossless`` makes every lossy image a failure, whatever its format. Never overwrites: an equal
+    file is ``present``, another is a `Conflict` for that file. Names are the sources' relative paths where
+    they are harmless and free, else they are made of UIDs or digests. Files fail one by one; raises
+    `ImageNotFound` before anything is written, and `InvalidRequest`.
     """
     if format not in FORMATS:
         raise InvalidRequest(f"format is one of {', '.join(FORMATS)}, not {format!r}")
@@ -146,7 +151,7 @@ def export(
     chosen = list(archive) if images is None else list(dict.fromkeys(named))
     shared = _Export(archive, directory, words)
     results = []
-    plan = _plan(archive, chosen, format, explicit=images is not None)
+    plan = _plan(archive, chosen, format, images is not None, require_lossless)
     total = 0
     for done in in_order(partial(_outcome, shared), plan, workers, shared.stop):
         results.append(done)
@@ -159,16 +164,18 @@ def export(
 
 
 def _plan(
-    archive: "Archive", images: Iterable[str], format: str, explicit: bool
+    archive: "Archive", images: Iterable[str], format: str, explicit: bool, require_lossless: bool
 ) -> Iterator["_Item | Exported"]:
     """Every file to write, in order, under its own name; or what prevents it."""
     names = ExportNames()
     for name in images:
         try:
             image = archive[name]
+            if require_lossless:
+                image.require_lossless()
             files = image.source.files
-            if format == "original":
-                yield from _originals(names, image.id, files, explicit)
+            if format == "original" or (format == "dicom" and image.description.format == "dicom"):
+                yield from _originals(names, image.id, files, explicit, format)
             else:
                 yield _whole(names, image, files, format, explicit)
         except TilevaultError as failure:
@@ -176,7 +183,7 @@ def _plan(
 
 
 def _originals(
-    names: ExportNames, image: str, files: Sequence[SourceFile], explicit: bool
+    names: ExportNames, image: str, files: Sequence[SourceFile], explicit: bool, format: str
 ) -> Iterator[_Item]:
     """Files under their names. A sidecar is called like the file it belongs to, also when that is renamed."""
     main: tuple[str, str] | None = None
@@ -190,7 +197,7 @@ def _originals(
         parts = names.claim(wanted, file.sha256, identifiers, suffix)
         if file.format != "sidecar":
             main = file.name, "/".join(parts)
-        yield _Item(image, file.name, "original", number, parts, "/".join(parts) != file.name, explicit)
+        yield _Item(image, file.name, format, number, parts, "/".join(parts) != file.name, explicit)
 
 
 def _beside(sidecar: str, old: str, new: str) -> str:
@@ -209,7 +216,7 @@ def _whole(
     names: ExportNames, image: "Image", files: Sequence[SourceFile], format: str, explicit: bool
 ) -> _Item:
     """One file for the whole image: called like its only source, else like its series or its id."""
-    suffix = {"cog": ".tif"}.get(format, f".{format}")
+    suffix = {"cog": ".tif", "dicom": ".dcm"}.get(format, f".{format}")
     mains = [file.name for file in files if file.format != "sidecar"]
     series = image.summary.get("SeriesInstanceUID")
     stem = _stem(mains[0]) if len(mains) == 1 else str(series or image.id)
@@ -262,6 +269,13 @@ class _NotForThis(UnsupportedSyntax):
 def _original(shared: _Export, item: _Item, placing: Placing) -> str:
     image = shared.image(item.image)
     file = image.source.files[item.number]
+    if image.round_trip == "lossy" and file.format != "sidecar":
+        other = "dicom" if file.format == "dicom" else "cog"
+        raise LossyRefused(
+            f"image {image.id} is lossy ({image.fidelity}): its file cannot be had as it was; "
+            f"--format {other} gives what there is",
+            image=image.id,
+        )
     if image.round_trip != "file-exact" and file.format not in ("sidecar", "dicom"):
         return _metadata_exact(shared, image, placing)
     found = placing.write_pieces(shared.pieces(image.source.rebuild(item.number)))
@@ -313,15 +327,27 @@ def _words_reader(shared: _Export, image: "Image") -> Callable[[Window], Words]:
     return read
 
 
+def _dicom(shared: _Export, item: _Item, placing: Placing) -> str:
+    image = shared.image(item.image)
+    if image.description.format != "dicom":
+        raise _NotForThis("dicom is for images that came as DICOM")
+    if image.source.files[item.number].record.get("pixels") is None:
+        return _original(shared, item, placing)
+    from tilevault.workflows.export_dicom import write_instance
+
+    return write_instance(image, item.number, placing)
+
+
 def _cog(shared: _Export, item: _Item, placing: Placing) -> str:
     image = shared.image(item.image)
     if image.info is None or image.info.kind != "satellite":
         raise _NotForThis("cog is for satellite images")
     module = formats()["geotiff"]
     read = _words_reader(shared, image)
-    module.write_cog(placing.path, image.source.image, read, image.read_mask, image.source.verbatim(0))
+    source, items = image.source.image, loss_items(image)
+    module.write_cog(placing.path, source, read, image.read_mask, image.source.verbatim(0), items)
     _prove(shared, image, module, placing.path, metadata=False)
-    return "pixel-exact"
+    return "decoded" if items else "pixel-exact"
 
 
 def _npy(shared: _Export, item: _Item, placing: Placing) -> str:
@@ -380,6 +406,7 @@ def _preview_level(image: "Image", info: ImageInfo) -> int:
 
 _WRITERS: dict[str, Callable[[_Export, _Item, Placing], str]] = {
     "original": _original,
+    "dicom": _dicom,
     "cog": _cog,
     "npy": _npy,
     "png": _png,

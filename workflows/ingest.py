@@ -24,10 +24,18 @@ from tilevault.archive.formats import SourceFile, SourceImage, formats
 from tilevault.archive.generation import ShardReceipt
 from tilevault.archive.manifest import image_id
 from tilevault.archive.store import Archive
-from tilevault.codecs.errors import AccessDenied, IntegrityError, InvalidRequest, TilevaultError, gravest
+from tilevault.codecs.errors import (
+    AccessDenied,
+    IntegrityError,
+    InvalidRequest,
+    LossyRefused,
+    TilevaultError,
+    gravest,
+)
 from tilevault.codecs.lossless import PREFERENCES
 from tilevault.workflows.cluster import Cluster, Job, Task
 from tilevault.workflows.discover import FileResult, Found, find_files, scan_files
+from tilevault.workflows.lossy import LossyTarget, as_labels, refuse, targeted
 from tilevault.workflows.results import (
     AddResult,
     Event,
@@ -37,7 +45,7 @@ from tilevault.workflows.results import (
     failure_of,
     result_of,
 )
-from tilevault.workflows.storing import is_small, job_of, known_files
+from tilevault.workflows.storing import image_of_order, is_small, job_of, known_files, survey_job
 
 __all__ = ["AddResult", "Event", "FileResult", "ImageResult", "add"]
 
@@ -51,6 +59,9 @@ def add(
     *,
     tile: int = 512,
     prefer: str = "resolution",
+    lossy: str | LossyTarget | None = None,
+    labels: bool = False,
+    yes_lossy: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
     dry_run: bool = False,
@@ -59,14 +70,19 @@ def add(
     """Archive every image below ``sources``; the archive is made if it is not there.
 
     ``tile`` is the side of a tile in pixels (64 to 4096), ``prefer`` what tiles are coded for (see
-    `LosslessCodec`; encapsulated frames stay as they are), ``workers`` the number of threads (default: one
-    per core), ``scheduler`` the address of a Dask cluster to use instead. With ``dry_run`` nothing is
-    written. Errors of single files and images are in the result; raised is what stops everything.
+    `LosslessCodec`; encapsulated frames stay as they are). ``lossy`` (``"psnr=DB"`` or ``"max-error=N"``)
+    lets pixels be altered within that bound; images of labels, doses or parameters are refused then, with
+    ``labels`` all are, and those of few values unless ``yes_lossy``.
+
+    ``workers``: the number of threads (default: one per core), ``scheduler`` the address of a Dask cluster
+    to use instead. With ``dry_run`` nothing is written. Errors of single files and images are in the
+    result; raised is what stops everything.
     """
     if not 64 <= tile <= 4096:
         raise InvalidRequest(f"a tile has a side of 64 to 4096 pixels, not {tile}")
     if prefer not in PREFERENCES:
         raise InvalidRequest(f"prefer is one of {', '.join(PREFERENCES)}, not {prefer!r:.50}")
+    target = LossyTarget.parse(lossy, yes_lossy) if isinstance(lossy, str) else lossy
     opened = archive if isinstance(archive, Archive) else None
     path = opened.path if opened else Path(os.fspath(archive))  # type: ignore[arg-type]
     began = time.monotonic()
@@ -78,19 +94,27 @@ def add(
         files, others = _scan_all(cluster, found, tally)
         files, known = _without_conflicts(files, opened)
         images, refused = _assemble(files)
+        if labels:
+            images = [as_labels(image) for image in images]
+        if target is not None:
+            images = [targeted(image, target) for image in images]
         images, copies = _distinct(images)
         others += known + refused + copies
         tally.bytes_total = sum(bytes_source(image) for image in images)
         provenance = _provenance(tile, prefer)
-        orders = [Order(os.fspath(path.absolute()), image, tile, prefer, provenance) for image in images]
+        if target is not None:
+            provenance["lossy"] = target.fidelity
+        folder = os.fspath(path.absolute())
+        orders = [Order(folder, image, tile, prefer, provenance, target) for image in images]
+        orders, forbidden = _permitted(orders, labels)
         if dry_run:
-            results = [_planned(order, opened) for order in orders]
+            results = _planned_all(cluster, orders, opened)
         else:
             # Only now: what fails or finds nothing before leaves no empty archive behind.
             if orders and opened is None:
                 Archive.create(path)
             results = list(_store_all(cluster, orders, tally))
-    return _summary(results, others, time.monotonic() - began, tally)
+    return _summary([*results, *forbidden], others, time.monotonic() - began, tally)
 
 
 def _is_free(path: Path) -> bool:
@@ -211,7 +235,7 @@ def _distinct(images: Sequence[SourceImage]) -> tuple[list[SourceImage], list[Fi
     first: dict[str, SourceImage] = {}
     copies = []
     for image in images:
-        kept = first.setdefault(image_id(image.kind, image.key), image)
+        kept = first.setdefault(image_id(image.kind, image.key, image.fidelity), image)
         if kept is not image:
             name, other = image.sources[0].name, kept.sources[0].name
             reason = f"{name}: the same bytes as {other}; kept once"
@@ -254,11 +278,39 @@ def _without_conflicts(
     return kept, refused
 
 
+def _permitted(orders: list[Order], labels: bool) -> tuple[list[Order], list[ImageResult]]:
+    """The orders that may be carried out; second, what becomes of lossy ones that may not."""
+    permitted, refused = [], []
+    for order in orders:
+        try:
+            if order.lossy is not None and order.image.round_trip == "lossy":
+                refuse(order.image, order.lossy, labels)
+        except LossyRefused as error:
+            refused.append(failure_of(order, error.code, error.message, error.exit_code))
+        else:
+            permitted.append(order)
+    return permitted, refused
+
+
+def _planned_all(cluster: Cluster, orders: list[Order], archive: Archive | None) -> list[ImageResult]:
+    """What a dry run says: of lossy images after a look at their pixels, which may forbid it."""
+    results = [_planned(order, archive) for order in orders]
+    lossy = {
+        i: order
+        for i, order in enumerate(orders)
+        if order.image.round_trip == "lossy" and results[i].status == "planned"
+    }
+    for i, outcome in cluster.run((i, survey_job(order)) for i, order in lossy.items()):
+        if isinstance(outcome, TilevaultError):
+            results[i] = failure_of(lossy[i], outcome.code, outcome.message, outcome.exit_code)
+        elif isinstance(outcome, BaseException):
+            raise outcome
+    return results
+
+
 def _planned(order: Order, archive: Archive | None) -> ImageResult:
     """What a dry run says of an image."""
-    committed = (
-        None if archive is None else archive.newest_commit(image_id(order.image.kind, order.image.key))
-    )
+    committed = None if archive is None else archive.newest_commit(image_of_order(order))
     known = known_files(archive, committed)
     new = [file for file in order.image.sources if file.sha256 not in known]
     status = "planned" if new else "present"

@@ -9,6 +9,7 @@ import numpy as np
 
 from tilevault.codecs.errors import TilevaultError
 from tilevault.workflows.console import Column, Console, human_bytes, printable
+from tilevault.workflows.lossy import quality_text
 from tilevault.workflows.query import Query
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ RECORDED = (
     "bytes_source",
     "bytes_stored",
     "round_trip",
+    "fidelity",
+    "quality",
     "codec",
     "downsampling",
     "levels",
@@ -117,6 +120,7 @@ def image_record(image: "Image") -> dict[str, Any]:
     record: dict[str, Any] = {"image": image.id, **{key: summary.get(key) for key in RECORDED}}
     source, stored = record["bytes_source"], record["bytes_stored"]
     record["ratio"] = round(source / stored, 4) if source and stored else None
+    record["fidelity"] = record["fidelity"] or "exact"
     record["commit"] = image.commit.n
     record["generation"] = image.generation
     record["added"] = image.commit.provenance.get("time")
@@ -132,9 +136,15 @@ def _row(short: str, record: Mapping[str, Any]) -> list[str]:
         "x".join(str(n) for n in record["shape"] or ()),
         record["dtype"] or "",
         f"{record['ratio']:.2f}" if record["ratio"] else "",
-        record["round_trip"] or "",
+        _round_trip(record),
         str(record["added"] or "")[:10],
     ]
+
+
+def _round_trip(record: Mapping[str, Any]) -> str:
+    """The class, and of a lossy image its bound."""
+    lossy = record["round_trip"] == "lossy"
+    return f"lossy {record['fidelity']}" if lossy else record["round_trip"] or ""
 
 
 def _what(record: Mapping[str, Any]) -> str:
@@ -236,7 +246,8 @@ def _paragraphs(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str
         [
             ("name", record["name"]),
             ("kind", record["kind"]),
-            ("round trip", record["round_trip"]),
+            ("round trip", _round_trip(record)),
+            ("quality", None if record["quality"] is None else quality_text(record["quality"])),
             (
                 "size",
                 f"{record['bytes_source']:,} bytes in {record['bytes_stored']:,} (ratio {record['ratio']})",

@@ -16,7 +16,7 @@ from tilevault.archive.grid import TileGrid, tile_shape
 from tilevault.archive.image import ImageInfo, Window, Words
 from tilevault.archive.manifest import generation_id, image_id
 from tilevault.archive.tiles import TiledArray
-from tilevault.codecs import FrameCodec, LosslessCodec
+from tilevault.codecs import FrameCodec, LearnedCodec, LosslessCodec
 from tilevault.codecs.base import TileCodec
 
 __all__ = [
@@ -76,11 +76,17 @@ def worth_packing(sizes: Iterable[tuple[int, int]]) -> bool:
     return bool(packed < (1 - PACKING_GAIN) * plain)
 
 
-def describe(image: SourceImage, side: int, pack: bool, prefer: str) -> Description:
-    """The description of an image that is about to be stored. Raises `LimitExceeded`."""
+def describe(
+    image: SourceImage, side: int, pack: bool, prefer: str, lossy: LearnedCodec | None = None
+) -> Description:
+    """The description of an image that is about to be stored, with ``lossy`` where it has one.
+
+    Raises `LimitExceeded`.
+    """
     name = image_name(image)
     common: dict[str, Any] = {
-        "image": image_id(image.kind, image.key),
+        "image": image_id(image.kind, image.key, image.fidelity),
+        "fidelity": image.fidelity,
         "kind": image.kind,
         "key": image.key,
         "format": image.format,
@@ -93,7 +99,7 @@ def describe(image: SourceImage, side: int, pack: bool, prefer: str) -> Descript
     if image.info is None:
         return Description(info=None, codec=None, tile=None, shard=None, levels=(), **common)
     if image.codec is None:
-        codec: TileCodec = LosslessCodec(pack=pack, prefer=prefer)
+        codec: TileCodec = lossy or LosslessCodec(pack=pack, prefer=prefer)
         tile = tile_shape(image.info.shape, image.info.axes, side, image.info.dtype.itemsize)
         planned = Description.plan(image.info, codec, tile, **common)
     else:

@@ -78,12 +78,17 @@ def read_to_file(
     index: Sequence[str] = (),
     level: int = 0,
     words: bool = False,
+    restore: bool = True,
+    require_lossless: bool = False,
 ) -> dict[str, Any]:
     """Read rows and columns of ``level`` and write them to ``path``, by its suffix .npy, .png or .tif.
 
-    Returns what was written as JSON values. Raises `InvalidRequest`, `Conflict` (never overwrites) and
+    ``restore``: see `Image.read`. Returns what was written as JSON values. Raises `InvalidRequest`,
+    `LossyRefused` where ``require_lossless`` and the image is lossy, `Conflict` (never overwrites) and
     whatever reading raises; no file is left then.
     """
+    if require_lossless:
+        image.require_lossless()
     check_usage(path, window, index, level, words)
     suffix = path.suffix.lower()
     if image.info is None:
@@ -98,12 +103,13 @@ def read_to_file(
             raise InvalidRequest(f"no axis {', '.join(at)} in {image.info.axes}", image=image.id)
         array = image.words[(*places, *box.slices)]
     else:
-        array = image.read(box, level, at or None)
+        array = image.read(box, level, at or None, restore)
     with placed(path.parent, (path.name,)) as placing:
         _save(placing, suffix, image, array, box, level, at)
         status = placing.settle()
     return {
         "image": image.id,
+        "fidelity": image.fidelity,
         "level": level,
         "window": [[y0, y1], [x0, x1]],
         "index": parse_index(index),

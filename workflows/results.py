@@ -7,7 +7,9 @@ from typing import Any
 from tilevault.archive.description import Description
 from tilevault.archive.formats import SourceImage
 from tilevault.archive.manifest import CommitRecord, image_id
+from tilevault.codecs import LearnedCodec
 from tilevault.workflows.discover import FileResult
+from tilevault.workflows.lossy import LossyTarget
 from tilevault.workflows.plan import image_name
 
 __all__ = ["AddResult", "Event", "ImageResult", "Order", "bytes_source", "failure_of", "result_of"]
@@ -50,6 +52,10 @@ class ImageResult:
     warnings: tuple[str, ...] = ()
     commit: Mapping[str, Any] | None = None
     """``n``, ``sha256``, ``generation`` and ``manifest`` of the commit record that holds it."""
+    fidelity: str = "exact"
+    """``exact``, or the target to which the pixels are (in a dry run: would be) altered."""
+    quality: Mapping[str, Any] | None = None
+    """Of a lossy image: what was measured (`archive.lossy.summary`)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,10 @@ class Order:
     side: int
     prefer: str
     provenance: Mapping[str, Any]
+    lossy: LossyTarget | None = None
+    """None: exact."""
+    codec: LearnedCodec | None = None
+    """Of a lossy image, once its pixels have been looked at."""
 
 
 def bytes_source(image: SourceImage) -> int:
@@ -87,12 +97,14 @@ def result_of(
     image = order.image
     of_files = (w for file in image.sources for w in file.warnings)
     return ImageResult(
-        image=image_id(image.kind, image.key),
+        image=image_id(image.kind, image.key, image.fidelity),
         name=description.name if description else image_name(image),
         status=status,
         sources=tuple(file.name for file in image.sources),
         round_trip=image.round_trip,
         bytes_source=bytes_source(image),
+        fidelity=image.fidelity,
+        quality=commit.summary.get("quality") if commit else None,
         bytes_stored=int(commit.summary.get("bytes_stored", 0)) if commit else 0,
         # A format may say of the image what it says of its one file.
         warnings=tuple(dict.fromkeys((*image.warnings, *of_files, *_growth(image, commit)))),

@@ -20,6 +20,7 @@ from tilevault.archive.store import Archive, Image
 from tilevault.archive.tiles import EncodedTile, TiledArray
 from tilevault.codecs.errors import Conflict, IntegrityError, TilevaultError, VerifyAfterEncodeFailed
 from tilevault.workflows.cluster import Job, Task, run_inline
+from tilevault.workflows.lossy import Survey, as_labels, check_sources, codec_for, survey, survey_windows
 from tilevault.workflows.plan import (
     describe,
     generation_of,
@@ -33,7 +34,7 @@ from tilevault.workflows.plan import (
 )
 from tilevault.workflows.results import ImageResult, Order, bytes_source, result_of
 
-__all__ = ["ArchivedImage", "is_small", "job_of", "known_files"]
+__all__ = ["ArchivedImage", "image_of_order", "is_small", "job_of", "known_files", "survey_job"]
 
 SMALL_IMAGE = 64 << 20
 """An image of fewer raw bytes is one task from end to end: images then run beside each other."""
@@ -52,6 +53,19 @@ def is_small(image: SourceImage) -> bool:
     return image.info is None or image.info.nbytes <= SMALL_IMAGE
 
 
+def survey_job(order: Order) -> Job:
+    """The job that looks at the pixels of a lossy image and stores nothing; raises as storing would."""
+    if is_small(order.image):
+        (order,) = yield [Task(_survey_inline, (order,))]
+        return order
+    return (yield from _surveyed(order))
+
+
+def _survey_inline(order: Order) -> Order:
+    found: Order = run_inline(_surveyed(order))
+    return found
+
+
 def _small_job(order: Order) -> Job:
     (result,) = yield [Task(_store_inline, (order,), bytes_source(order.image))]
     return result
@@ -64,7 +78,7 @@ def _store_inline(order: Order) -> ImageResult:
 
 def _image_job(order: Order) -> Job:
     """Store one image. A commit that another process made meanwhile is met by looking again."""
-    archive, name = Archive.open(order.archive), image_id(order.image.kind, order.image.key)
+    archive, name = Archive.open(order.archive), image_of_order(order)
     previous = archive.newest_commit(name)
     for _ in range(COMMIT_TRIES - 1):
         try:
@@ -86,10 +100,14 @@ def _attempt(order: Order, archive: Archive, previous: CommitRecord | None) -> J
         return result_of(order, "present", commit=previous)
     if previous is not None and previous.generation is None:
         archive.finish_removal(previous.image)
-    if known:
+    if known and order.lossy is not None:
+        check_sources(order, known)
+    elif known:
         (order,) = yield [Task(_united, (order, known))]
         if known.keys() >= {file.sha256 for file in order.image.sources}:
             return result_of(order, "present", commit=previous)
+    if order.image.round_trip == "lossy":
+        order = yield from _surveyed(order)
     samples = list(_packing_samples(order))
     sizes = yield [Task(_sample_packing, (window,), shared=(order,)) for window in samples]
     pack = worth_packing(sizes) if samples else True
@@ -115,7 +133,8 @@ def _attempt(order: Order, archive: Archive, previous: CommitRecord | None) -> J
         for role, index in generation.blocks()
     ]
     objects += [entry for block in written[len(proofs) :] for entry in block]
-    (record,) = yield [Task(_commit, (objects, previous), shared=(order, generation))]
+    quality = generation.quality_summary(receipts)
+    (record,) = yield [Task(_commit, (objects, previous, quality), shared=(order, generation))]
     status = "extended" if known else "added"
     return result_of(order, status, commit=record, description=generation.description)
 
@@ -130,13 +149,14 @@ def known_files(archive: Archive | None, commit: CommitRecord | None) -> dict[st
 def _united(order: Order, known: Mapping[str, int]) -> Order:
     """The image with the files that are archived already, those first, so that they win over duplicates."""
     archive = Archive.open(order.archive)
-    name = image_id(order.image.kind, order.image.key)
+    name = image_of_order(order)
     archived = archive[name].source.files
     new = [file for file in order.image.sources if file.sha256 not in known]
     assembled, rejected = formats()[order.image.format].assemble([*archived, *new])
     for image in assembled:
         if image_id(image.kind, image.key) == name:
             lost = [f"{file.name}: {error.code}: {error.message}" for file, error in rejected]
+            image = as_labels(image) if order.image.info and order.image.info.categorical else image
             return replace(order, image=replace(image, warnings=(*image.warnings, *lost)))
     raise (
         rejected[0][1]
@@ -148,10 +168,28 @@ def _united(order: Order, known: Mapping[str, int]) -> Order:
 def _packing_samples(order: Order) -> Iterator[Window]:
     """Tiles that decide about histogram packing; none where tiles have no cheap levels to lose."""
     info = order.image.info
-    if info is None or order.image.codec is not None or order.prefer == "size":
+    if info is None or order.image.codec is not None or order.codec is not None or order.prefer == "size":
         return
     if has_low_bands(info):
         yield from sampled_tiles(info, order.side)
+
+
+def _surveyed(order: Order) -> Any:
+    """The order with the codec of a lossy image, after a look at all of its pixels. Raises `LossyRefused`."""
+    assert order.lossy is not None
+    windows = list(survey_windows(order.image, order.side))
+    found = yield [Task(_survey, (window,), shared=(order,)) for window in windows]
+    return replace(order, codec=codec_for(order.image, order.lossy, found))
+
+
+def _survey(order: Order, window: Window) -> Survey:
+    with _open_reader(order) as reader:
+        return survey(reader, window)
+
+
+def image_of_order(order: Order) -> str:
+    """The id of the image that an order stores."""
+    return image_id(order.image.kind, order.image.key, order.image.fidelity)
 
 
 def _sample_packing(order: Order, window: Window) -> tuple[int, int]:
@@ -160,7 +198,7 @@ def _sample_packing(order: Order, window: Window) -> tuple[int, int]:
 
 
 def _generation(order: Order, archive: Archive, pack: bool, previous: CommitRecord | None) -> Generation:
-    description = describe(order.image, order.side, pack, order.prefer)
+    description = describe(order.image, order.side, pack, order.prefer, order.codec)
     removal = previous.sha256 if previous is not None and previous.generation is None else None
     return Generation(archive.blobs, generation_of(order.image, description, removal), description)
 
@@ -170,7 +208,8 @@ def _write_sources(
 ) -> Any:
     """Tasks of the first round: every shard that is not there yet, and the non-pixel bytes."""
     committed = None if previous is None or previous.generation is None else Image(archive, previous)
-    reusable = {} if committed is None else _reusable(committed)
+    # Shards of a lossy image are all made again: its range may be another one, and so its codec.
+    reusable = {} if committed is None or order.codec is not None else _reusable(committed)
     tasks, receipts = [], []
     for role, array in generation.description.arrays.items():
         for index in array.grid.shard_indices():
@@ -241,7 +280,8 @@ def _write_shard(
         stream = None if order.image.codec is None or role != "data" else reader.read_stream
         # The tiles of file-exact images are decoded when their files are rebuilt.
         prove = role != "data" or order.image.round_trip != "file-exact"
-        return generation.write_shard(role, index, inputs, read, stream, prove)
+        masked = reader.read_mask if order.codec is not None and reader.info.has_mask else None
+        return generation.write_shard(role, index, inputs, read, stream, prove, masked)
 
 
 def _write_source(
@@ -275,13 +315,15 @@ def _write_documents(
 ) -> list[ManifestObject]:
     tables = {role: generation.tables(role, receipts) for role in generation.description.arrays}
     files = list(zip(order.image.sources, pieces, strict=True))
-    return generation.write_documents(tables, files)
+    return generation.write_documents(tables, files, receipts)
 
 
 def _proofs(order: Order, generation: Generation, objects: Sequence[ManifestObject]) -> list[Task]:
     """What is still to be shown once all is written: that the files come out as they went in."""
-    if order.image.round_trip != "file-exact":
+    if order.image.round_trip == "metadata-exact":
         return [Task(_prove_metadata, (order.image,))]
+    if order.image.round_trip == "lossy":
+        return _lossy_proofs(order, generation, generation.manifest(objects))
     manifest = generation.manifest(objects)
     batches = list(_proof_batches(order.image))
     # A single large file keeps all cores busy from inside its one task.
@@ -312,6 +354,31 @@ def _prove_files(generation: Generation, manifest: Manifest, batch: range, threa
             raise VerifyAfterEncodeFailed(f"{file.name}: does not come out as it went in", name=file.name)
 
 
+def _lossy_proofs(order: Order, generation: Generation, manifest: Manifest) -> list[Task]:
+    """All that is not pixels is kept as of any image, and shown to be; the pixels were measured."""
+    batches = _proof_batches(order.image)
+    proofs = [Task(_prove_verbatim, (batch,), shared=(order, generation, manifest)) for batch in batches]
+    if order.image.format == "geotiff":
+        proofs.append(Task(_prove_metadata, (order.image,)))
+    return proofs
+
+
+def _prove_verbatim(order: Order, generation: Generation, manifest: Manifest, batch: range) -> None:
+    """Compare the bytes that are not pixels with those of the source."""
+    image = Image.staged(generation.blobs, manifest)
+    with _open_reader(order) as reader:
+        for i in batch:
+            kept, source = hashlib.sha256(), hashlib.sha256()
+            for digest, pieces in ((kept, image.source.verbatim(i)), (source, reader.verbatim(i))):
+                for piece in pieces:
+                    digest.update(piece)
+            if kept.digest() != source.digest():
+                name = order.image.sources[i].name
+                raise VerifyAfterEncodeFailed(
+                    f"{name}: its header does not come out as it went in", name=name
+                )
+
+
 def _prove_metadata(image: SourceImage) -> None:
     formats()[image.format].prove_metadata(image)
 
@@ -321,12 +388,13 @@ def _commit(
     generation: Generation,
     objects: Sequence[ManifestObject],
     previous: CommitRecord | None,
+    quality: dict[str, Any] | None,
 ) -> CommitRecord:
     try:
         record = generation.commit(
             objects,
             source_set(file.sha256 for file in order.image.sources),
-            _listing(order, generation.description),
+            _listing(order, generation.description, quality),
             order.provenance,
             previous,
         )
@@ -342,7 +410,7 @@ def _open_reader(order: Order) -> Any:
     archived = None
     if any(file.path is None for file in order.image.sources):
         archive = Archive.open(order.archive)
-        archived = ArchivedImage(archive[image_id(order.image.kind, order.image.key)])
+        archived = ArchivedImage(archive[image_of_order(order)])
     return formats()[order.image.format].open_reader(order.image, archived)
 
 
@@ -366,7 +434,7 @@ class ArchivedImage:
         return self._image.source.verbatim(self._position[sha256])
 
 
-def _listing(order: Order, description: Description) -> dict[str, Any]:
+def _listing(order: Order, description: Description, quality: dict[str, Any] | None) -> dict[str, Any]:
     """The summary that the commit record carries."""
     info = description.info
     own: dict[str, Any] = {
@@ -386,4 +454,6 @@ def _listing(order: Order, description: Description) -> dict[str, Any]:
             "downsampling": description.downsampling,
             "levels": list(description.levels),
         }
+    if quality is not None:
+        own |= {"fidelity": description.fidelity, "quality": quality}
     return {**order.image.search, **own}

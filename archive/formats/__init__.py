@@ -62,12 +62,14 @@ class SourceImage:
     codec: str | None
     """None: the lossless tile codec. Otherwise a transfer syntax UID: one verbatim bit stream per frame."""
     round_trip: str
-    """What ingest has to prove: ``"file-exact"`` or ``"metadata-exact"``."""
+    """What ingest has to prove: ``"file-exact"`` or ``"metadata-exact"``; ``"lossy"`` where asked for."""
     search: Mapping[str, Any]
     """JSON values that `ls --where` looks at."""
     layout: Mapping[str, Any] = field(default_factory=dict)
     """JSON values of the format: how array positions map to files and frames."""
     warnings: tuple[str, ...] = ()
+    fidelity: str = "exact"
+    """``"exact"``, or the lossy target, such as ``"psnr=45"``: part of the identity."""
 
 
 class ArchivedFrames(Protocol):
@@ -140,6 +142,14 @@ class Format(Protocol):
 
     def instance_of(self, file: SourceFile) -> tuple[str, str] | None:
         """(group, name) under which a file may exist with one content only, or None."""
+        ...
+
+    def never_lossy(self, image: SourceImage) -> str | None:
+        """Why the pixels of an image must not be altered (labels, doses, parameters), or None."""
+        ...
+
+    def looks_exact(self, image: SourceImage) -> str | None:
+        """Why they may have to stay exact, by what is only a hint, or None."""
         ...
 
     def window_inputs(self, image: SourceImage, window: Window) -> Any:

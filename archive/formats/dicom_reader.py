@@ -70,6 +70,10 @@ class DicomReader:
             planes.append(rows[..., box["x"]] if "c" not in box else rows[box["c"], :, box["x"]])
         return _arrange(planes, window, info)
 
+    def frame_words(self, file: int, frame: int, rows: slice) -> Words:
+        """Rows of one frame of one file (native images only): (y, x), or (c, y, x)."""
+        return self._rows(file, frame, rows)
+
     def _rows(self, file: int, frame: int, rows: slice) -> Words:
         source = self._image.sources[file]
         if source.path is None:

@@ -28,6 +28,7 @@ from tilevault.archive.formats.geotiff_bytes import (
     stat_of,
     whole,
 )
+from tilevault.archive.formats.geotiff_exact import looks_exact, never_lossy
 from tilevault.archive.formats.geotiff_gdal import (
     DTYPES,
     TilevaultDataset,
@@ -70,6 +71,8 @@ __all__ = [
     "assemble",
     "compare",
     "instance_of",
+    "looks_exact",
+    "never_lossy",
     "open_reader",
     "prove_metadata",
     "rebuild",

@@ -9,11 +9,12 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 
@@ -159,13 +160,19 @@ def _write_skeleton(out: Any, file: SourceFile, info: ImageInfo) -> None:
 
 
 def write_cog(
-    path: Path, image: ImageLike, read: ReadWords, read_mask: ReadMask | None, verbatim: Iterator[bytes]
+    path: Path,
+    image: ImageLike,
+    read: ReadWords,
+    read_mask: ReadMask | None,
+    verbatim: Iterator[bytes],
+    items: Mapping[str, str] | None = None,
 ) -> None:
     """Write a lossless cloud-optimized GeoTIFF: 512 x 512 tiles, deflate, internal overviews.
 
-    Overviews are averages that honour nodata and mask, or nearest samples of categorical images. Needs
-    free space for two copies beside ``path`` while it works. Errors as `write_original`;
-    `UnsupportedSyntax` where GDAL cannot hold the image in one.
+    Overviews are averages that honour nodata and mask, or nearest samples of categorical images. ``items``
+    are added to the source's metadata items (of lossy images: what is said of the loss). Needs free space
+    for two copies beside ``path`` while it works. Errors as `write_original`; `UnsupportedSyntax` where GDAL
+    cannot hold the image in one.
     """
     info = _info(image)
     with (
@@ -176,6 +183,9 @@ def write_cog(
             raise Conflict(f"{path} exists and is not overwritten")
         original, cog = Path(folder) / "original.tif", Path(folder) / "cog.tif"
         write_original(original, image, read, read_mask, verbatim)
+        if items:
+            with gdal_env(), translated("cannot add metadata"), rasterio.open(original, "r+") as dataset:
+                dataset.update_tags(**items)
         _copy_as_cog(original, cog, info)
         cog.chmod(0o600)
         os.link(cog, path)

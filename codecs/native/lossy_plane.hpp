@@ -228,8 +228,8 @@ class Encoding {
   static double bits(const Chances& c, int32_t q) {
     const int32_t token = (q - c.centre) >> c.raw;
     const unsigned t = static_cast<unsigned>(token + kMostToken);
-    if (token >= -kMostToken && token <= kMostToken && c.row->start[t + 1] != c.row->start[t]) return c.row->cost[t] + c.raw;
-    return c.row->cost[kEscape] + 5 + (length_of(zigzag32(token) + 1) - 1) + c.raw;
+    if (token >= -kMostToken && token <= kMostToken && c.row->start[t + 1] != c.row->start[t]) return static_cast<double>(c.row->cost[t]) + c.raw;
+    return static_cast<double>(c.row->cost[kEscape]) + 5 + (length_of(zigzag32(token) + 1) - 1) + c.raw;
   }
   void put(const Row& row, unsigned t) { out_->put(row.start[t], row.start[t + 1] - uint32_t{row.start[t]}); }
 

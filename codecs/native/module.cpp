@@ -1,20 +1,20 @@
 // Python bindings of the native codec core: bytes in, bytes out, the GIL released in between.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
-#include "nn.hpp"
-#include "lossy_tile.hpp"
+#include "bindings.hpp"
+#include "ssim.hpp"
 #include "tile.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
+using tilevault::bindings::ByteArray;
 
 namespace {
 
-using ByteArray = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Plane = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using MaskPlane = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutArray = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 tilevault::Type type_of(unsigned code) {
@@ -72,89 +72,15 @@ std::vector<size_t> segment_ends(ByteArray data, unsigned type, unsigned levels)
   return ends;
 }
 
-using Planes = nb::ndarray<int16_t, nb::ndim<3>, nb::device::cpu>;
-using ConstPlanes = nb::ndarray<const int16_t, nb::ndim<3>, nb::device::cpu>;
-
-template <class View, class Array>
-std::vector<View> views_of(const std::vector<Array>& arrays) {
-  std::vector<View> views;
-  for (const Array& a : arrays)
-    views.push_back({a.data(), a.shape(0), a.shape(1), a.shape(2), static_cast<ptrdiff_t>(a.stride(0)), static_cast<ptrdiff_t>(a.stride(1)),
-                     static_cast<ptrdiff_t>(a.stride(2))});
-  return views;
-}
-
-std::vector<std::string> network_paths() {
-  std::vector<std::string> names;
-  for (const tilevault::nn::Kernels& k : tilevault::nn::paths()) names.emplace_back(k.name);
-  return names;
-}
-
-// path: one of network_paths(), "" for the fastest.
-void load_network(tilevault::nn::Network* self, nb::bytes blob, int64_t limit, const std::string& path) {
-  const tilevault::Bytes bytes{static_cast<const uint8_t*>(blob.data()), blob.size()};
-  for (const tilevault::nn::Kernels& k : tilevault::nn::paths())
-    if (path == k.name || (path.empty() && &k == &tilevault::nn::paths().back())) {
-      new (self) tilevault::nn::Network(bytes, limit, k);
-      return;
-    }
-  throw nb::value_error("this machine has no such path");
-}
-
-void run_network(const tilevault::nn::Network& network, const std::vector<ConstPlanes>& inputs, const std::vector<Planes>& outputs, size_t rows,
-                 size_t columns) {
-  if (inputs.size() != network.inputs() || outputs.size() != network.outputs()) throw nb::value_error("the network has other inputs or outputs");
-  const auto in = views_of<tilevault::nn::Input>(inputs);
-  const auto out = views_of<tilevault::nn::Output>(outputs);
+std::tuple<double, double, uint64_t> ssim_sums(Plane x, Plane y, std::optional<MaskPlane> valid, double shift, double c1, double c2) {
+  const size_t rows = x.shape(0), columns = x.shape(1);
+  if (y.shape(0) != rows || y.shape(1) != columns || (valid && (valid->shape(0) != rows || valid->shape(1) != columns)))
+    throw nb::value_error("planes differ in shape");
+  if (rows < tilevault::kSsimTaps || columns < tilevault::kSsimTaps) throw nb::value_error("a plane is smaller than the window");
   nb::gil_scoped_release release;
-  thread_local tilevault::nn::Workspace work;
-  network.run(in.data(), out.data(), rows, columns, work);
-}
-
-using ConstSamples = nb::ndarray<const int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-using Samples = nb::ndarray<int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-
-template <class Array>
-tilevault::lossy::TileShape lossy_shape(const Array& a) {
-  if (a.size() == 0 || a.shape(0) > tilevault::lossy::kMostPlanes || a.size() > 0x7FFFFFFFu) throw nb::value_error("planes of the wrong shape");
-  return {a.shape(0), a.shape(1), a.shape(2)};
-}
-
-template <class A, class B>
-void same_shape(const A& a, const B& b) {
-  for (size_t i = 0; i < 3; ++i)
-    if (a.shape(i) != b.shape(i)) throw nb::value_error("arrays of different shapes");
-}
-
-void load_model(tilevault::lossy::Model* self, nb::bytes blob) {
-  new (self) tilevault::lossy::Model({static_cast<const uint8_t*>(blob.data()), blob.size()});
-}
-
-// plain and restored take what decoders will have without restoration and with it.
-nb::bytes encode_lossy(const tilevault::lossy::Model& model, ConstSamples samples, int32_t least, int32_t most, unsigned step, double slope,
-                       bool restore, Samples plain, Samples restored) {
-  const tilevault::lossy::TileShape shape = lossy_shape(samples);
-  same_shape(samples, plain);
-  same_shape(samples, restored);
-  if (step >= tilevault::lossy::kSteps || least > most || int64_t{most} - least >= 1 << 16 || !(slope > 0))
-    throw nb::value_error("the step, the slope or the range is out of range");
-  const auto [low, high] = std::minmax_element(samples.data(), samples.data() + samples.size());
-  if (*low < least || *high > most) throw nb::value_error("a sample is out of range");
-  std::vector<uint8_t> out;
-  {
-    nb::gil_scoped_release release;
-    tilevault::lossy::TileEncoder(model, step, slope, restore)
-        .encode(samples.data(), shape, least, most, plain.data(), restored.data(), out);
-  }
-  return nb::bytes(reinterpret_cast<const char*>(out.data()), out.size());
-}
-
-void decode_lossy(const tilevault::lossy::Model& model, ByteArray data, int32_t least, int32_t most, Samples plain, std::optional<Samples> restored) {
-  const tilevault::lossy::TileShape shape = lossy_shape(plain);
-  if (restored) same_shape(plain, *restored);
-  if (least > most) throw nb::value_error("the range is empty");
-  nb::gil_scoped_release release;
-  tilevault::lossy::decode_tile(model, {data.data(), data.size()}, shape, least, most, plain.data(), restored ? restored->data() : nullptr);
+  const tilevault::SsimSums sums =
+      tilevault::ssim_sums({x.data(), y.data(), valid ? valid->data() : nullptr, rows, columns, shift, c1, c2});
+  return {sums.similarity, sums.structure, sums.positions};
 }
 
 }  // namespace
@@ -166,13 +92,7 @@ NB_MODULE(_native, m) {
         "huffman"_a);
   m.def("decode", &decode, "data"_a, "type"_a, "extents"_a, "reduce"_a, "levels"_a, "out"_a);
   m.def("segment_ends", &segment_ends, "data"_a, "type"_a, "levels"_a);
-  m.def("network_paths", &network_paths);
-  nb::class_<tilevault::nn::Network>(m, "Network")
-      .def("__init__", &load_network, "blob"_a, "limit"_a = tilevault::nn::kSumLimit, "path"_a = "")
-      .def_prop_ro("path", &tilevault::nn::Network::path)
-      .def_prop_ro("products", &tilevault::nn::Network::products)
-      .def("run", &run_network, "inputs"_a, "outputs"_a, "rows"_a, "columns"_a);
-  nb::class_<tilevault::lossy::Model>(m, "Model").def("__init__", &load_model, "blob"_a);
-  m.def("encode_lossy", &encode_lossy, "model"_a, "samples"_a, "least"_a, "most"_a, "step"_a, "slope"_a, "restore"_a, "plain"_a, "restored"_a);
-  m.def("decode_lossy", &decode_lossy, "model"_a, "data"_a, "least"_a, "most"_a, "plain"_a, "restored"_a.none());
+  m.def("ssim_sums", &ssim_sums, "x"_a, "y"_a, "valid"_a.none(), "shift"_a, "c1"_a, "c2"_a);
+  tilevault::bindings::bind_networks(m);
+  tilevault::bindings::bind_lossy(m);
 }
