@@ -35,10 +35,10 @@ nb::bytes encode_lossy(const tilevault::lossy::Model& model, ConstSamples sample
   const tilevault::lossy::TileShape shape = lossy_shape(samples);
   same_shape(samples, plain);
   same_shape(samples, restored);
-  if (step >= tilevault::lossy::kSteps || least > most || int64_t{most} - least >= 1 << 16 || !(slope > 0))
+  if (step >= tilevault::lossy::kSteps || least > most || !(slope > 0))
     throw nb::value_error("the step, the slope or the range is out of range");
   const auto [low, high] = std::minmax_element(samples.data(), samples.data() + samples.size());
-  if (*low < least || *high > most) throw nb::value_error("a sample is out of range");
+  if (*low < least || *high > most || int64_t{*high} - *low >= 1 << 16 || std::abs(int64_t{*low}) >= 1 << 24) throw nb::value_error("a sample is out of range");
   std::vector<uint8_t> out;
   {
     nb::gil_scoped_release release;

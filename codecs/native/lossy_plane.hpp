@@ -20,7 +20,7 @@ namespace tilevault::lossy {
 constexpr int kMostMean = 8191;          // in eighths of a step
 constexpr int32_t kMostQuantised = 1 << 17;
 constexpr unsigned kMostRange = 17;      // bits of a plane's range
-constexpr int kWorkBits = 14;            // bits of the range on which the transform works
+constexpr int kWorkBits = 14;            // bits of a tile's range on which the transform works
 constexpr size_t kCodedBlock = 32;       // positions of a grid whose coefficients may all be zero
 constexpr uint32_t kLikely = 28672;      // of 2^15: chance that such a block is active where its parents are not all zero
 constexpr size_t kBlock = 64;            // where the restoration's strength may change
@@ -28,23 +28,20 @@ constexpr unsigned kStrengths = 4;       // 0, 1/2, 1, 3/2
 
 inline size_t halved(size_t n, unsigned times) { return ((n - 1) >> times) + 1; }
 
-// A value and how many bits finer (or coarser) than the samples it is kept.
+inline unsigned bits_of(uint32_t v) { return v == 0 ? 0 : 32 - static_cast<unsigned>(__builtin_clz(v)); }
+
+// What a plane lies between, and how many bits finer than samples (or coarser) the transform keeps it: the same
+// for all planes of a tile, so that a step is the same error in each.
 struct Range {
   int32_t low = 0, high = 0;
+  int fraction = 0;
   int32_t middle() const { return static_cast<int32_t>((int64_t{low} + high + 1) >> 1); }
-  int fraction() const { return kWorkBits - static_cast<int>(bit_length()); }
-  unsigned bit_length() const {
-    const uint32_t r = static_cast<uint32_t>(high) - static_cast<uint32_t>(low);
-    return r == 0 ? 0 : 32 - static_cast<unsigned>(__builtin_clz(r));
-  }
   int32_t to_work(int32_t v) const {
-    const int f = fraction();
     v -= middle();
-    return f >= 0 ? v * (1 << f) : (v + (1 << (-f - 1))) >> -f;
+    return fraction >= 0 ? v * (1 << fraction) : (v + (1 << (-fraction - 1))) >> -fraction;
   }
   int32_t to_sample(int32_t v) const {
-    const int f = fraction();
-    const int64_t s = f > 0 ? (int64_t{v} + (1 << (f - 1))) >> f : int64_t{v} * (1 << -f);
+    const int64_t s = fraction > 0 ? (int64_t{v} + (1 << (fraction - 1))) >> fraction : int64_t{v} * (1 << -fraction);
     return static_cast<int32_t>(std::clamp<int64_t>(s + middle(), low, high));
   }
 };
@@ -148,7 +145,6 @@ struct Chances {
 
 inline uint32_t zigzag32(int32_t v) { return static_cast<uint32_t>(v) << 1 ^ static_cast<uint32_t>(v >> 31); }
 inline int32_t unzigzag32(uint32_t v) { return static_cast<int32_t>(v >> 1) ^ -static_cast<int32_t>(v & 1); }
-inline unsigned length_of(uint32_t v) { return 32 - static_cast<unsigned>(__builtin_clz(v)); }  // v > 0
 
 class Decoding {
  public:
@@ -207,8 +203,8 @@ class Encoding {
     if (token < -kMostToken || token > kMostToken || c.row->start[t + 1] == c.row->start[t]) {
       put(*c.row, kEscape);
       const uint32_t v = zigzag32(token) + 1;
-      out_->put_raw(length_of(v) - 1, 5);
-      out_->put_raw(v, length_of(v) - 1);
+      out_->put_raw(bits_of(v) - 1, 5);
+      out_->put_raw(v, bits_of(v) - 1);
     } else {
       put(*c.row, t);
     }
@@ -229,7 +225,7 @@ class Encoding {
     const int32_t token = (q - c.centre) >> c.raw;
     const unsigned t = static_cast<unsigned>(token + kMostToken);
     if (token >= -kMostToken && token <= kMostToken && c.row->start[t + 1] != c.row->start[t]) return static_cast<double>(c.row->cost[t]) + c.raw;
-    return static_cast<double>(c.row->cost[kEscape]) + 5 + (length_of(zigzag32(token) + 1) - 1) + c.raw;
+    return static_cast<double>(c.row->cost[kEscape]) + 5 + (bits_of(zigzag32(token) + 1) - 1) + c.raw;
   }
   void put(const Row& row, unsigned t) { out_->put(row.start[t], row.start[t + 1] - uint32_t{row.start[t]}); }
 

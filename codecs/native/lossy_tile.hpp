@@ -1,9 +1,9 @@
 // A tile of the learned codec: a short header, then the symbols of all planes. A plane may be coded as what is
 // left after a multiple of an earlier one, as that was decoded before restoration.
 //
-//     u16 code of the step, u8 flags (1: four states take turns)
+//     u16 code of the step, u8: 1: four states take turns; 2: some block is restored; 4: bits of the tile's range
 //     by plane: varint zigzag(low), varint(high - low) of what is coded; from the second plane on
-//               u8 reference (0: none, n: plane n - 1), and then i8 its weight in 64ths
+//               u8 reference (0: none, n: n planes before), and then i8 its weight in 64ths
 //     the symbols; those of a plane that is not constant end with the restoration's strength: 3 bits, 0 to 3 or,
 //               4, 2 bits for each block of 64 x 64
 #pragma once
@@ -14,7 +14,10 @@
 namespace tilevault::lossy {
 
 constexpr unsigned kByBlock = 4;         // a strength that says: each block has its own
-constexpr size_t kMostPlanes = 64;
+constexpr size_t kMostPlanes = 4096;
+constexpr size_t kMostBack = 16;         // how many planes before an encoder looks for a reference
+constexpr uint8_t kManyFlag = 1, kRestoredFlag = 2;
+constexpr unsigned kRangeShift = 2;
 constexpr unsigned kReferenceBits = 6;   // of a weight below the point
 constexpr double kRestorationWorth = 8;  // bits that restoring a block must be worth, for the time it takes
 constexpr size_t kFewSymbols = 6000;     // of which one state is enough
@@ -27,7 +30,7 @@ struct TileShape {
 
 struct PlaneHeader {
   Range range;
-  unsigned reference = 0;  // one more than its index
+  unsigned reference = 0;  // how many planes before
   int32_t weight = 0;
 };
 
@@ -81,7 +84,8 @@ inline void decode_tile(const Model& model, Bytes in, TileShape shape, int32_t l
   const unsigned code = frame::take_byte(in) | static_cast<unsigned>(frame::take_byte(in)) << 8;
   if (code >= kSteps) throw Corrupt("the step is out of range");
   const uint8_t flags = frame::take_byte(in);
-  if (flags > 1) throw Corrupt("unknown flags");
+  const int bits = flags >> kRangeShift;
+  if (bits > static_cast<int>(kMostRange)) throw Corrupt("the range of the tile is out of range");
   std::vector<PlaneHeader> heads(shape.planes);
   for (size_t p = 0; p < shape.planes; ++p) {
     PlaneHeader& h = heads[p];
@@ -89,6 +93,7 @@ inline void decode_tile(const Model& model, Bytes in, TileShape shape, int32_t l
     const uint32_t range = frame::take_varint(in);
     if (range >> kMostRange != 0 || std::abs(int64_t{h.range.low}) > 1 << 24) throw Corrupt("the range of a plane is out of range");
     h.range.high = h.range.low + static_cast<int32_t>(range);
+    h.range.fraction = kWorkBits - bits;
     if (p == 0) continue;
     h.reference = frame::take_byte(in);
     if (h.reference > p) throw Corrupt("a plane refers to one that is not before it");
@@ -96,10 +101,10 @@ inline void decode_tile(const Model& model, Bytes in, TileShape shape, int32_t l
   }
   static thread_local PlaneBuffers buffers;
   const int64_t step = model.step(code);
-  SymbolReader symbols(in, flags & 1 ? kManyStates : 1);
+  SymbolReader symbols(in, flags & kManyFlag ? kManyStates : 1);
   for (size_t p = 0; p < shape.planes; ++p) {
     const PlaneHeader& head = heads[p];
-    const int32_t* reference = head.reference != 0 ? plain + (head.reference - 1) * shape.plane() : nullptr;
+    const int32_t* reference = head.reference != 0 ? plain + (p - head.reference) * shape.plane() : nullptr;
     int32_t* to = plain + p * shape.plane();
     int32_t* better = restored != nullptr ? restored + p * shape.plane() : nullptr;
     if (head.range.low == head.range.high) {
@@ -117,6 +122,7 @@ inline void decode_tile(const Model& model, Bytes in, TileShape shape, int32_t l
       s = static_cast<uint8_t>(all == kByBlock ? symbols.raw(2) : all);
       any |= s != 0;
     }
+    if (any && (flags & kRestoredFlag) == 0) throw Corrupt("a block is restored that should not be");
     if (better != nullptr && any) {
       detail::restored_blocks(shape, buffers.blocks);
       for (size_t i = 0; i < strength.of.size(); ++i) buffers.blocks.active[i] = strength.of[i] != 0;
@@ -133,25 +139,27 @@ class TileEncoder {
   TileEncoder(const Model& model, unsigned code, double slope, bool restore)
       : m_(model), code_(code), step_(model.step(code)), slope_(slope), restore_(restore) {}
 
-  // samples from least to most, a range of at most 2^16; plain and restored take what decoders will have.
+  // samples from least to most, within 2^16 of each other; plain and restored take what decoders will have.
   void encode(const int32_t* samples, TileShape shape, int32_t least, int32_t most, int32_t* plain, int32_t* restored, std::vector<uint8_t>& out) {
     static thread_local PlaneBuffers buffers;
     static thread_local SymbolWriter symbols;
     symbols.clear();
     out.assign({static_cast<uint8_t>(code_), static_cast<uint8_t>(code_ >> 8), 0});
     std::vector<int32_t> left;
+    bool any = false;
+    const int bits = range_bits(samples, shape);
     for (size_t p = 0; p < shape.planes; ++p) {
       const size_t n = shape.plane();
       PlaneHeader head = p == 0 ? PlaneHeader{} : reference(samples, p, shape);
       const int32_t* from = samples + p * n;
-      const int32_t* base = head.reference != 0 ? plain + (head.reference - 1) * n : nullptr;
+      const int32_t* base = head.reference != 0 ? plain + (p - head.reference) * n : nullptr;
       if (base != nullptr) {
         left.resize(n);
         for (size_t i = 0; i < n; ++i) left[i] = from[i] - predicted(head.weight, base[i]);
         from = left.data();
       }
       const auto [low, high] = std::minmax_element(from, from + n);
-      head.range = {*low, *high};
+      head.range = {*low, *high, kWorkBits - bits};
       write(head, p, out);
       if (*low == *high) {
         detail::fill(head, base, n, least, most, plain + p * n);
@@ -162,14 +170,25 @@ class TileEncoder {
       for (size_t i = 0; i < n; ++i) buffers.work[i] = head.range.to_work(from[i]);
       PlaneCoder<Encoding>(m_, step_, buffers, Encoding(symbols, slope_)).code();
       const Strengths strength = restore_ ? choose(from, head.range, buffers, shape, symbols) : off(shape, symbols);
+      any |= std::any_of(strength.of.begin(), strength.of.end(), [](uint8_t k) { return k != 0; });
       detail::finish(buffers, head, step_, strength, base, least, most, plain + p * n, restored + p * n);
     }
     const bool many = symbols.size() > kFewSymbols;
-    out[2] = many ? 1 : 0;
+    out[2] = static_cast<uint8_t>((many ? kManyFlag : 0) | (any ? kRestoredFlag : 0) | bits << kRangeShift);
     symbols.write(many ? kManyStates : 1, out);
   }
 
  private:
+  // Of the widest plane.
+  static int range_bits(const int32_t* samples, TileShape s) {
+    unsigned bits = 0;
+    for (size_t p = 0; p < s.planes; ++p) {
+      const auto [low, high] = std::minmax_element(samples + p * s.plane(), samples + (p + 1) * s.plane());
+      bits = std::max(bits, bits_of(static_cast<uint32_t>(*high - *low)));
+    }
+    return static_cast<int>(bits);
+  }
+
   static void write(const PlaneHeader& head, size_t plane, std::vector<uint8_t>& out) {
     frame::put_varint(out, zigzag32(head.range.low));
     frame::put_varint(out, static_cast<uint32_t>(head.range.high - head.range.low));
@@ -184,8 +203,8 @@ class TileEncoder {
     const size_t n = s.plane();
     PlaneHeader best;
     double least = kWorth;
-    for (size_t r = 0; r < plane; ++r) {
-      const int32_t* a = samples + r * n;
+    for (size_t back = 1; back <= std::min(plane, kMostBack); ++back) {
+      const int32_t* a = samples + (plane - back) * n;
       const int32_t* b = samples + plane * n;
       double aa = 0, ab = 0, bb = 0;
       auto add = [&](size_t i, size_t j) {
@@ -205,7 +224,7 @@ class TileEncoder {
       const double rest = (bb - 2 * w * ab + w * w * aa) / bb;
       if (rest >= least || weight == 0) continue;
       least = rest;
-      best.reference = static_cast<unsigned>(r + 1);
+      best.reference = static_cast<unsigned>(back);
       best.weight = static_cast<int32_t>(weight);
     }
     return best;
@@ -232,7 +251,7 @@ class TileEncoder {
           e[k] += d * d;
         }
       }
-    const double sample = std::ldexp(static_cast<double>(step_) / 64, -range.fraction()), worth = slope_ / (sample * sample);
+    const double sample = std::ldexp(static_cast<double>(step_) / 64, -range.fraction), worth = slope_ / (sample * sample);
     std::array<double, kStrengths> all{};
     double each = 0;
     for (size_t i = 0; i < errors.size(); ++i) {
