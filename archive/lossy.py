@@ -22,8 +22,8 @@ from tilevault.codecs.learned import Coded
 __all__ = [
     "CLOSEUPS",
     "Closeup",
-    "encode_lossy_tiles",
     "encode_lossy_tile",
+    "encode_lossy_tiles",
     "measure_arrays",
     "measured",
     "summary",
@@ -57,7 +57,7 @@ class Closeup:
 def encode_lossy_tiles(
     array: TiledArray, window: Window, words: Words, mask: NDArray[np.uint8] | None
 ) -> tuple[dict[tuple[int, ...], EncodedTile], list[Closeup]]:
-    """The tiles of a ``window`` of whole tiles, as `encode_tiles`, decoded and measured; close-ups of the worst.
+    """The tiles of a ``window`` of whole tiles, decoded and measured, and close-ups of the worst.
 
     ``mask``: (y, x) of the window, 0 where samples are not valid. Raises `VerifyAfterEncodeFailed` where a
     tile misses its target.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tilevault.codecs.errors import TileCorrupt
 from tilevault.codecs.lossless import LosslessCodec, frame_extents, put_varint, take_varint
+from tilevault.codecs.lossy_network import Learned
 from tilevault.codecs.quantised import (
     FRACTION,
     Histogram,
@@ -260,6 +261,6 @@ def _float_step(data: memoryview) -> float:
     return step
 
 
-EXACT, QUANTISED = 0, 1
-MODES: Mapping[int, Mode] = {EXACT: _Exact(), QUANTISED: _Quantised()}
+EXACT, QUANTISED, LEARNED = 0, 1, 2
+MODES: Mapping[int, Mode] = {EXACT: _Exact(), QUANTISED: _Quantised(), LEARNED: Learned()}
 """Every mode by the number that the frame names it by. Adding one is a line here."""

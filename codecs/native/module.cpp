@@ -1,19 +1,18 @@
 // Python bindings of the native codec core: bytes in, bytes out, the GIL released in between.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "bindings.hpp"
 #include "ssim.hpp"
 #include "tile.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
+using tilevault::bindings::ByteArray;
 
 namespace {
 
-using ByteArray = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Plane = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using MaskPlane = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutArray = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -94,4 +93,6 @@ NB_MODULE(_native, m) {
   m.def("decode", &decode, "data"_a, "type"_a, "extents"_a, "reduce"_a, "levels"_a, "out"_a);
   m.def("segment_ends", &segment_ends, "data"_a, "type"_a, "levels"_a);
   m.def("ssim_sums", &ssim_sums, "x"_a, "y"_a, "valid"_a.none(), "shift"_a, "c1"_a, "c2"_a);
+  tilevault::bindings::bind_networks(m);
+  tilevault::bindings::bind_lossy(m);
 }
