@@ -28,6 +28,7 @@ from tilevault.archive.formats import SourceFile
 from tilevault.archive.image import Window, Words, has_plain_words
 from tilevault.archive.lossy import Closeup, encode_lossy_tiles, measure_arrays, measured, summary, worst_of
 from tilevault.archive.manifest import MAX_COMMIT, MAX_MANIFEST, CommitRecord, Manifest, ManifestObject
+from tilevault.archive.models import keep_model
 from tilevault.archive.plain import PlainArray, array_document, compress, group_document
 from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables, TileQuality
 from tilevault.archive.reading import read_levels
@@ -343,6 +344,7 @@ class Generation:
         Raises `Conflict` if n is taken or another writer has replaced a document, `OutcomeUnknown` if the
         record is there and may not be durable.
         """
+        keep_model(self.blobs, self.description.codec)
         manifest = self.manifest(objects)
         stored = self._create("manifest.json", [_within(manifest.to_bytes(), MAX_MANIFEST, "manifest")])
         self.blobs.sync(self.prefix)

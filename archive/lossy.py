@@ -18,6 +18,7 @@ from tilevault.archive.tiles import EncodedTile, TiledArray, record_tile
 from tilevault.codecs import LearnedCodec, metrics
 from tilevault.codecs.errors import InvalidRequest, ManifestCorrupt, VerifyAfterEncodeFailed
 from tilevault.codecs.learned import Coded
+from tilevault.codecs.lossy_modes import LEARNED
 
 __all__ = [
     "CLOSEUPS",
@@ -123,7 +124,8 @@ def encode_lossy_tile(
         plain = metrics.measure(words, without, peak, coded.counted)
     _confirm(codec, found)
     samples = words.size if coded.counted is None else int(coded.counted.sum())
-    model = bytes.fromhex(codec.model)[:MODEL_BYTES] or bytes(MODEL_BYTES)
+    used = codec.model if facts.mode == LEARNED else ""
+    model = bytes.fromhex(used)[:MODEL_BYTES] or bytes(MODEL_BYTES)
     quality = TileQuality.measured(coded.data, samples, found, plain, facts.step, model)
     return replace(record_tile(codec, coded.data, coded.words), quality=quality), coded
 

@@ -45,7 +45,7 @@ SMALLEST_ERROR = 4
 
 
 @dataclass(frozen=True)
-class Trial:
+class _Trial:
     """One encoding."""
 
     data: bytes
@@ -192,10 +192,10 @@ class _Search:
         return min(max(round(OCTAVE * (math.log2(work) - 3)), LEAST_CODE), CODES - 1)
 
     def _coarsest(
-        self, excess: Callable[[Trial], float], code: int, enough: float
-    ) -> tuple[int, Trial] | None:
+        self, excess: Callable[[_Trial], float], code: int, enough: float
+    ) -> tuple[int, _Trial] | None:
         """A large code with ``excess`` of at most 1, `enough` or more if it can be had, and its encoding."""
-        below: tuple[int, float, Trial] | None = None  # meets
+        below: tuple[int, float, _Trial] | None = None  # meets
         above: tuple[int, float] | None = None  # misses
         for _ in range(TRIES):
             trial = self._trial(code, SLOPE)
@@ -214,7 +214,7 @@ class _Search:
 
     @staticmethod
     def _next(
-        code: int, found: float, below: tuple[int, float, Trial] | None, above: tuple[int, float] | None
+        code: int, found: float, below: tuple[int, float, _Trial] | None, above: tuple[int, float] | None
     ) -> int | None:
         """Where to look next; None where there is nothing between what met and what missed."""
         # The error grows about as the square of the step.
@@ -231,7 +231,7 @@ class _Search:
             guess = min(guess, above[0] - 1)
         return guess if LEAST_CODE <= guess < CODES else None
 
-    def _trial(self, code: int, slope: float) -> Trial:
+    def _trial(self, code: int, slope: float) -> _Trial:
         codec, content = self.codec, self.content
         dtype = content.samples.dtype
         least, most = _bounds(codec, self.lattice, dtype)
@@ -245,8 +245,8 @@ class _Search:
         found = back.reshape(-1) if content.counted is None else back[content.counted]
         errors = np.abs(found.astype(np.float64) - wanted)
         if codec.target == "psnr":
-            return Trial(data, float(np.square(errors).sum()))
-        return Trial(data, float(errors.max()))
+            return _Trial(data, float(np.square(errors).sum()))
+        return _Trial(data, float(errors.max()))
 
 
 def _bounds(codec: "LearnedCodec", lattice: _Lattice, dtype: np.dtype[Any]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Models of the learned codec: found by the SHA-256 that names them, checked, and loaded once.
 
-A model is one blob of integers (``docs/format.md``, section 9). It is looked for among the models that come with
-the package, in the archives that are open, and in the folder that the environment variable
+A model is one blob of integers (``docs/format.md``, section 9). It is looked for among the models that come
+with the package, in the archives that are open, and in the folder that the environment variable
 ``TILEVAULT_MODELS`` names, as ``<sha256>.tvlm``.
 """
 
@@ -31,7 +31,7 @@ def add_source(name: str, find: Callable[[str], bytes | None]) -> None:
 
 
 def model_blob(digest: str) -> bytes:
-    """The blob of the model that ``digest`` names. Raises `ModelMismatch` if there is none, or it is another."""
+    """The blob that ``digest`` names. Raises `ModelMismatch` if it is nowhere, or has become another."""
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         raise ModelMismatch(f"a model is named by 64 hexadecimal digits, not {digest!r:.80}")
     for find in (_in_folder(_SHIPPED), *_sources.values(), _in_folder(_named_folder())):

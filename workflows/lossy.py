@@ -19,6 +19,7 @@ from tilevault.archive.image import Window, Words, values
 from tilevault.codecs import LearnedCodec
 from tilevault.codecs.errors import InvalidRequest, LossyRefused
 from tilevault.codecs.learned import codes_lossy
+from tilevault.codecs.weights import CURRENT_MODEL
 
 if TYPE_CHECKING:
     from tilevault.archive.store import Image
@@ -207,6 +208,7 @@ def codec_for(image: SourceImage, target: LossyTarget, surveys: Iterable[Survey]
         low=found.low or 0,
         high=found.high or 0,
         nodata=_nodata(absent_value(image)),
+        model=CURRENT_MODEL,
     )
 
 
