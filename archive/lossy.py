@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilevault.archive.image import Words
+from tilevault.archive.image import Window, Words
 from tilevault.archive.plain import PlainArray
 from tilevault.archive.quality import MODEL_BYTES, QUALITY_ARRAYS, QualityTables, TileQuality
-from tilevault.archive.tiles import EncodedTile, TiledArray, assemble_shard, record_tile
+from tilevault.archive.tiles import EncodedTile, TiledArray, record_tile
 from tilevault.codecs import LearnedCodec, metrics
 from tilevault.codecs.errors import InvalidRequest, ManifestCorrupt, VerifyAfterEncodeFailed
 from tilevault.codecs.learned import Coded
@@ -22,8 +22,8 @@ from tilevault.codecs.learned import Coded
 __all__ = [
     "CLOSEUPS",
     "Closeup",
-    "encode_lossy_shard",
     "encode_lossy_tile",
+    "encode_lossy_tiles",
     "measure_arrays",
     "measured",
     "summary",
@@ -54,15 +54,14 @@ class Closeup:
     """Samples that count."""
 
 
-def encode_lossy_shard(
-    array: TiledArray, index: tuple[int, ...], words: Words, mask: NDArray[np.uint8] | None
-) -> tuple[list[bytes], dict[tuple[int, ...], EncodedTile], tuple[Closeup, ...]]:
-    """All tiles of one shard, as `encode_shard`; each is decoded and measured. Third: of the worst.
+def encode_lossy_tiles(
+    array: TiledArray, window: Window, words: Words, mask: NDArray[np.uint8] | None
+) -> tuple[dict[tuple[int, ...], EncodedTile], list[Closeup]]:
+    """The tiles of a ``window`` of whole tiles, as `encode_tiles`; each is decoded and measured.
 
-    ``mask``: (y, x) of the shard's window, 0 where samples are not valid. Raises `VerifyAfterEncodeFailed`
-    where a tile misses its target.
+    ``mask``: (y, x) of the window, 0 where samples are not valid. Second: the worst of them. Raises
+    `VerifyAfterEncodeFailed` where a tile misses its target.
     """
-    window = array.grid.shard_window(index)
     tiles: dict[tuple[int, ...], EncodedTile] = {}
     worst: list[Closeup] = []
     for at in array.grid.tile_indices(window):
@@ -75,7 +74,7 @@ def encode_lossy_shard(
             continue
         worst.append(_closeup(at, array.grid.tile_window(at).start, quality, own, coded))
         worst = worst_of(worst)
-    return assemble_shard(array, tiles), tiles, tuple(worst)
+    return tiles, worst
 
 
 def worst_of(closeups: Iterable[Closeup]) -> list[Closeup]:

@@ -79,6 +79,8 @@ class Order:
     side: int
     prefer: str
     provenance: Mapping[str, Any]
+    one_thread: bool = False
+    """One worker was asked for: no task has threads of its own."""
     lossy: LossyTarget | None = None
     """None: exact."""
     codec: LearnedCodec | None = None
