@@ -88,3 +88,21 @@ def test_labels_stay_exact(source: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert run(capsys, "add", source, tmp_path / "a", "--labels")[0] == 0
     (found,) = Archive.open(tmp_path / "a").values()
     assert (found.fidelity, found.downsampling) == ("exact", "nearest")
+
+
+def test_a_name_that_several_copies_have_says_which_is_which(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in ([], ["--lossy", "psnr=45"], ["--lossy", "max-error=2"]):
+        assert main(["add", str(source), str(tmp_path / "a"), *options]) == 0
+    code, (error,) = run_after(capsys, "info", tmp_path / "a", "a.dcm")
+    assert (code, error["code"], len(error["matches"])) == (3, "ImageNotFound", 3)
+    assert "(a.dcm)" in error["message"]
+    assert "(a.dcm, psnr=45)" in error["message"]
+    assert "(a.dcm, max-error=2)" in error["message"]
+
+
+def run_after(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[dict[str, Any]]]:
+    """`run`, without what was said before."""
+    capsys.readouterr()
+    return run(capsys, *arguments)
