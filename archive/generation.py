@@ -156,10 +156,10 @@ class Generation:
             for part in array.grid.parts(window):
                 words = read(part)
                 if isinstance(array.codec, LearnedCodec):
-                    mask = None if read_mask is None else read_mask(Window(part.start[-2:], part.stop[-2:]))
-                    made, seen = encode_lossy_tiles(array, part, words, mask)
-                    tiles |= made
-                    worst = tuple(worst_of((*worst, *seen)))
+                    flat = Window(part.start[-2:], part.stop[-2:])
+                    mask = None if read_mask is None else read_mask(flat)
+                    made, found = encode_lossy_tiles(array, part, words, mask)
+                    tiles, worst = tiles | made, tuple(worst_of((*worst, *found)))
                 else:
                     tiles |= encode_tiles(array, part, words, prove)
                 plain = plain and (role != "data" or self._is_plain(words))

@@ -58,10 +58,10 @@ class Closeup:
 def encode_lossy_tiles(
     array: TiledArray, window: Window, words: Words, mask: NDArray[np.uint8] | None
 ) -> tuple[dict[tuple[int, ...], EncodedTile], list[Closeup]]:
-    """The tiles of a ``window`` of whole tiles, decoded and measured, and close-ups of the worst.
+    """The tiles of a ``window`` of whole tiles, as `encode_tiles`; each is decoded and measured.
 
-    ``mask``: (y, x) of the window, 0 where samples are not valid. Raises `VerifyAfterEncodeFailed` where a
-    tile misses its target.
+    ``mask``: (y, x) of the window, 0 where samples are not valid. Second: the worst of them. Raises
+    `VerifyAfterEncodeFailed` where a tile misses its target.
     """
     tiles: dict[tuple[int, ...], EncodedTile] = {}
     worst: list[Closeup] = []

@@ -52,10 +52,10 @@ __all__ = [
     "tile_digest",
 ]
 
-HELD_SHARDS = 16
-"""Shards that a reader keeps open where it may."""
 LOSSY_HEAD = 2
 """Bytes by which the lossy codec's frame is longer than the lossless one, at most."""
+HELD_SHARDS = 16
+"""Shards that a reader keeps open where it may."""
 DIGEST_BYTES = 16
 """BLAKE3-128: the first 16 bytes of BLAKE3."""
 
@@ -270,13 +270,11 @@ class TileReader:
         ends = self.tables.ends[index]
         made = {}
         try:
+            if isinstance(codec, LearnedCodec):
+                return {0: codec.decode_tile(data, shape, self.array.dtype, restore=restore)}
             for level in levels:
                 end = int(ends[codec.resolutions - level - 1])
-                part = memoryview(data)[:end]
-                if isinstance(codec, LearnedCodec):
-                    made[level] = codec.decode_tile(part, shape, self.array.dtype, level, restore)
-                else:
-                    made[level] = codec.decode_tile(part, shape, self.array.dtype, level)
+                made[level] = codec.decode_tile(memoryview(data)[:end], shape, self.array.dtype, level)
         except TileCorrupt as error:
             raise self._corrupt(index, str(error)) from error
         return made
@@ -301,7 +299,8 @@ class TileReader:
         if isinstance(self.array.codec, FrameCodec):
             return MAX_STREAM + CRC_BYTES
         lossy = LOSSY_HEAD if isinstance(self.array.codec, LearnedCodec) else 0
-        return prod(self.array.grid.tile) * self.array.dtype.itemsize + FRAME_HEAD + lossy + CRC_BYTES
+        raw = prod(self.array.grid.tile) * self.array.dtype.itemsize
+        return raw + FRAME_HEAD + lossy + CRC_BYTES
 
     def check_pixels(self, index: tuple[int, ...]) -> None:
         """Decode a whole tile and compare it with the digest of the words that it decoded to at first."""

@@ -122,13 +122,17 @@ class LearnedCodec(TileCodec):
         return f"{self.target.replace('_', '-')}={self.value!r}"
 
     def range_of(self, dtype: np.dtype[Any]) -> tuple[float, float] | None:
-        """Least and greatest valid sample, ints for integers; None: unknown (floats without a range)."""
+        """Least and greatest valid sample of the type, ints for integers; None: unknown (of floats)."""
         if self.low is None or self.high is None:
             if dtype.kind not in "iu":
                 return None
             return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
         if dtype.kind in "iu":
-            return math.ceil(self.low), math.floor(self.high)
+            limits = np.iinfo(dtype)
+            low, high = max(math.ceil(self.low), int(limits.min)), min(math.floor(self.high), int(limits.max))
+            if low > high:
+                raise InvalidRequest(f"no {dtype} lies within {self.low} .. {self.high}")
+            return low, high
         return float(self.low), float(self.high)
 
     def peak(self, dtype: np.dtype[Any]) -> float:
