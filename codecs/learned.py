@@ -157,7 +157,7 @@ class LearnedCodec(TileCodec):
 
     def code_tile(self, tile: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> Coded:
         """`encode_tile`, with what the frame decodes to."""
-        content, exceptions = self._content(tile, valid)
+        content, exceptions = self.content(tile, valid)
         frames = []
         for number, mode in MODES.items():
             payload = mode.encode(self, content)
@@ -213,7 +213,7 @@ class LearnedCodec(TileCodec):
         number, _, rest = _opened(memoryview(data), shape, wanted)
         return FrameFacts(number, *MODES[number].facts(rest, wanted))
 
-    def _content(self, tile: NDArray[Any], valid: NDArray[np.bool_] | None) -> tuple[Content, bytes | None]:
+    def content(self, tile: NDArray[Any], valid: NDArray[np.bool_] | None) -> tuple[Content, bytes | None]:
         """What modes see; and the plane of exceptions as bytes (empty: none; None: it cannot be written)."""
         if not codes_lossy(tile.dtype):
             raise UnsupportedSyntax(f"{tile.dtype} is not coded with loss; it can be kept exactly")
