@@ -16,7 +16,7 @@ from tilevault.codecs.errors import ModelMismatch
 
 __all__ = ["CURRENT_MODEL", "MAX_MODEL", "add_source", "model_blob", "native_model"]
 
-CURRENT_MODEL = "d4050fee01130b7f376d017cadff6cb6bac657094e546c39099e70b46e54d8c2"
+CURRENT_MODEL = "7af07bf48e85875e35d71349346a8fac8e23419d1c8fa9e66b3e17eac02565d6"
 """What new tiles are coded with."""
 MAX_MODEL = 16 << 20
 """Bytes of a model at most."""

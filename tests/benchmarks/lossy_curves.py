@@ -8,6 +8,7 @@ sample, where headers would be compared.
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -135,14 +136,19 @@ def _range(case: Case, anchor: Sequence[Point], other: Sequence[Point], ms: bool
 
 
 def bd_rate(
-    case: Case, anchor: Sequence[Point], other: Sequence[Point], ms: bool = False
+    case: Case,
+    anchor: Sequence[Point],
+    other: Sequence[Point],
+    ms: bool = False,
+    below: float = math.inf,
 ) -> tuple[float, float, float] | None:
     """(percent more bits than ``anchor``, from dB, to dB); None where the curves share too little.
 
-    ``ms``: at equal MS-SSIM in decibels, in the place of PSNR.
+    ``ms``: at equal MS-SSIM in decibels, in the place of PSNR. ``below``: only up to so many dB.
     """
     value = ms_ssim_decibels if ms else _psnr
     low, high = _range(case, anchor, other, ms)
+    high = min(high, below)
     if high - low < LEAST_OVERLAP:
         return None
     curves = [frontier(points, value) for points in (anchor, other)]

@@ -1,5 +1,6 @@
 """What the measurements of the lossy benchmark say: BD-rates, quality at one rate, bounds, speeds, plots."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import exp, log, nan
@@ -12,6 +13,8 @@ from lossy_field import Case
 
 __all__ = ["bd_table", "plot_curves", "plot_rates", "report"]
 
+LOW_RATES = 40.0
+"""dB below which the ablation is told apart."""
 ANCHOR = "OpenJPEG"
 JXL = ("JPEG XL e7", "JPEG XL e7, bits declared")
 """Two curves of one codec: on each tile the better one counts."""
@@ -50,15 +53,21 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else nan
 
 
-def bd_table(record: Record, chosen: Mapping[str, Case], anchor: str = ANCHOR, ms: bool = False) -> Delta:
-    """Image -> curve -> BD-rate in percent: the mean over the image's tiles."""
+def bd_table(
+    record: Record,
+    chosen: Mapping[str, Case],
+    anchor: str = ANCHOR,
+    ms: bool = False,
+    below: float = math.inf,
+) -> Delta:
+    """Image -> curve -> BD-rate in percent: the mean over the image's tiles; ``below``: so many dB."""
     found: dict[str, dict[str, list[float]]] = {}
     for key, case in record["cases"].items():
         curves = case["curves"]
         for name in names(record):
             ways = JXL if name == JXL[0] else (name,)
             deltas = [
-                bd_rate(chosen[key], curves[anchor], curves[way], ms)
+                bd_rate(chosen[key], curves[anchor], curves[way], ms, below)
                 for way in ways
                 if way in curves and anchor in curves
             ]
@@ -103,18 +112,20 @@ def _ablation(record: Record, chosen: Mapping[str, Case]) -> Iterator[str]:
     ours = [c["name"] for c in record["coders"] if c["ours"] and not c["bounded"]]
     if len(ours) < 2:
         return
-    yield "\n## Ablation: BD-rate of each variant against the one before it, %\n"
-    yield "| kind | " + " | ".join(f"{b} against {a}" for a, b in pairwise(ours)) + " |"
-    yield "|---" * len(ours) + "|"
-    groups = _groups(record)
-    steps = [bd_table(record, chosen, a) for a in ours[:-1]]
-    for kind, members in SETS.items():
-        means = [
-            _mean([row[b] for image, row in step.items() if groups[image] in members and b in row])
-            for step, b in zip(steps, ours[1:], strict=True)
-        ]
-        if any(m == m for m in means):
-            yield f"| {kind} | {_cells(means)} |"
+    for below in (math.inf, LOW_RATES):
+        where = "" if below == math.inf else f", below {below:g} dB"
+        yield f"\n## Ablation: BD-rate of each variant against the one before it{where}, %\n"
+        yield "| kind | " + " | ".join(f"{b} against {a}" for a, b in pairwise(ours)) + " |"
+        yield "|---" * len(ours) + "|"
+        groups = _groups(record)
+        steps = [bd_table(record, chosen, a, below=below) for a in ours[:-1]]
+        for kind, members in SETS.items():
+            means = [
+                _mean([row[b] for image, row in step.items() if groups[image] in members and b in row])
+                for step, b in zip(steps, ours[1:], strict=True)
+            ]
+            if any(m == m for m in means):
+                yield f"| {kind} | {_cells(means)} |"
 
 
 def _quality_table(record: Record) -> Iterator[str]:
