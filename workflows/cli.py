@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser
     )
-    for add_command in (_add, _ls, _info, _read, _export, _verify, _rm, _doctor):
+    for add_command in (_add, _ls, _info, _read, _export, _verify, _rm, _doctor, _train):
         add_command(commands)
     return parser
 
@@ -195,9 +195,38 @@ def _doctor(commands: Any) -> None:
     parser.add_argument("archive", nargs="?", metavar="ARCHIVE")
 
 
+def _train(commands: Any) -> None:
+    parser = _command(commands, "train", "train a model of the learned path on folders of images")
+    parser.add_argument("sources", nargs="+", metavar="DATA", help="a file, or a folder and all below it")
+    parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="the model's file")
+    parser.add_argument(
+        "--hold-out",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="learn nothing from sources whose name matches (* and ? allowed); measure on them",
+    )
+    parser.add_argument(
+        "--iterations",
+        type=_iterations,
+        default=6000,
+        metavar="N",
+        help="length of the training (default 6000)",
+    )
+    parser.add_argument("--batch", type=_count, default=6, metavar="N", help="crops at a time (default 6)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which crops (default 0)")
+    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="cores to use (default 1)")
+
+
 def _count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a number from 1 to 9999 is wanted, not {text!r}")
+    return int(text)
+
+
+def _iterations(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,7}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1 to 9999999 is wanted, not {text!r}")
     return int(text)
 
 

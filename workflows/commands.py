@@ -5,6 +5,7 @@ documented in docs/cli.md and are kept.
 """
 
 import argparse
+import dataclasses
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from tilevault.workflows.report import bytes_read
 
 if TYPE_CHECKING:
     from tilevault.archive.store import Archive, Image
+    from tilevault.codecs.models.training import Progress as Step
     from tilevault.workflows.ingest import AddResult, Event, ImageResult
     from tilevault.workflows.receipt import ReceiptEntry
     from tilevault.workflows.verify import Damage, Record
@@ -31,6 +33,7 @@ __all__ = [
     "ls_command",
     "read_command",
     "rm_command",
+    "train_command",
     "verify_command",
 ]
 
@@ -371,3 +374,37 @@ def doctor_command(options: argparse.Namespace, console: Console) -> int:
     from tilevault.workflows.doctor import examine
 
     return examine(options.archive, console)
+
+
+def train_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault train``"""
+    from tilevault.workflows.train import Plan, train
+
+    plan = Plan(
+        iterations=options.iterations,
+        batch=options.batch,
+        seed=options.seed,
+        threads=options.workers,
+        hold_out=tuple(options.hold_out),
+    )
+    with console.progress("train", unit="iterations") as progress:
+
+        def show(step: "Step") -> None:
+            progress.update(
+                files=step.iteration,
+                files_total=step.iterations,
+                message=f"loss {step.loss:.4f}",
+                title=step.stage,
+            )
+            console.record("progress", **dataclasses.asdict(step))
+
+        done = train(options.sources, options.output, plan, show)
+    console.record("model", **dataclasses.asdict(done))
+    console.line(
+        f"{printable(done.model)}: {human_bytes(done.size)}, {done.digest[:12]}, "
+        f"from {_counted(done.images, 'image')} in {done.seconds:.0f} s"
+    )
+    for name, measured in done.measured.items():
+        bits, gain = measured["bits_tables"], measured["restoration_gain"]
+        console.line(f"{name.replace('_', ' '):<9} {bits:.3f} bits per sample, restoration {gain:+.3f} dB")
+    return 0

@@ -1,0 +1,406 @@
+"""Training of a model in stages, each of which can be killed and continued with the same result.
+
+1. ``entropy``: both entropy networks, on coefficients of a dead-zone quantiser.
+2. ``choice``: the same, on the integers that the encoder chooses by rate and distortion.
+3. ``restoration``: the restoration network, on what these decode to.
+
+Crops depend on the seed, the stage and the iteration only, so that a run that was continued has seen what an
+uninterrupted one sees. Afterwards `finished` turns the networks into integers, fits the tables to them and
+checks that all implementations agree; `measured` says what the integers lose.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tilevault.codecs import _native
+from tilevault.codecs.errors import InvalidRequest, ModelMismatch
+from tilevault.codecs.models.blob import ROWS, SUM_LIMIT, Input, Model, read_network
+from tilevault.codecs.models.coder import (
+    LOG_SCALES,
+    Coded,
+    FloatPasses,
+    IntegerPasses,
+    Passes,
+    code,
+    logarithms,
+    logistic_bits,
+    rate_distortion,
+    restoration_features,
+    rounding,
+)
+from tilevault.codecs.models.crops import Crop, Crops
+from tilevault.codecs.models.integer import integer_network
+from tilevault.codecs.models.networks import EntropyNetwork, RestorationNetwork
+from tilevault.codecs.models.quantise import (
+    CORRECTION_UNIT,
+    FEATURE_QUARTERS,
+    MEAN_UNIT,
+    Ranges,
+    entropy_blobs,
+    restoration_blob,
+)
+from tilevault.codecs.models.tables import fitted, low_pass_rows, raw_bits, starting, table_bits
+from tilevault.codecs.models.transform import fixed_point, inverse_gains, mantissas, nearest_step
+
+__all__ = [
+    "STAGES",
+    "Batch",
+    "Counts",
+    "Measured",
+    "Progress",
+    "Settings",
+    "Training",
+    "conformance",
+    "finished",
+    "measured",
+    "restoration_gain",
+    "use_threads",
+]
+
+Tensor = Any
+
+STAGES = ("entropy", "choice", "restoration")
+LAGRANGE = 9.0
+"""Bits that a squared error of one step is worth: the slope of rate and distortion at high rate, 6 / ln 2."""
+LAGRANGES = 6.0, 12.0
+"""What networks are trained for, so that an encoder may choose."""
+DEAD_ZONES = 0.12, 0.30
+WARM_UP = 100
+LEAST_RATE, LEAST_ERROR = 0.02, 1e-3
+"""Added before logarithms are taken: bits per sample, squared steps."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training depends on; the same settings and planes give the same model on the same machine."""
+
+    iterations: Mapping[str, int]
+    """Of each stage."""
+    batch: int = 6
+    seed: int = 0
+    rate: float = 2e-3
+    """Of learning, at its peak."""
+    fine: tuple[int, int] = (24, 1)
+    """Channels and blocks of the entropy network of the finest level."""
+    coarse: tuple[int, int] = (32, 2)
+    """Of all other levels."""
+    restoration: tuple[int, int] = (48, 2)
+    save_every: float = 300.0
+    """Seconds between checkpoints."""
+    report_every: int = 50
+    """Iterations between reports."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Batches of the export."""
+
+    calibration: int = 12
+    fitting: int = 40
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a training has to tell, every few iterations."""
+
+    stage: str
+    iteration: int
+    iterations: int
+    loss: float
+    """Mean since the last report: log2 of bits per sample, or dB that restoration adds (negative: gains)."""
+    seconds: float
+    """Since this run began."""
+
+
+@dataclass
+class Batch:
+    """Crops as the coder takes them."""
+
+    planes: Tensor
+    """(n, 1, 192, 192) int64 fixed-point."""
+    steps: list[int]
+    """In 1/64 of a fixed-point unit."""
+
+    @classmethod
+    def of(cls, crops: Sequence[Crop]) -> "Batch":
+        """Brings crops to fixed point."""
+        planes, steps = [], []
+        for crop in crops:
+            plane, shift = fixed_point(crop.samples)
+            planes.append(plane)
+            steps.append(nearest_step(crop.step * 2.0**shift))
+        return cls(torch.from_numpy(np.stack(planes))[:, None], steps)
+
+    def in_steps(self, difference: Tensor) -> Tensor:
+        """A difference of planes in steps."""
+        return difference / (torch.tensor(self.steps).view(-1, 1, 1, 1) / 64.0)
+
+
+class Training:
+    """The networks in training, and where the training stands."""
+
+    def __init__(self, settings: Settings, crops: Crops) -> None:
+        unknown = set(settings.iterations) ^ set(STAGES)
+        if unknown:
+            raise InvalidRequest(f"iterations are wanted for {STAGES}, found {sorted(settings.iterations)}")
+        self.settings, self.crops = settings, crops
+        torch.manual_seed(settings.seed)
+        self.entropy = nn.ModuleList([EntropyNetwork(*settings.fine), EntropyNetwork(*settings.coarse)])
+        self.restoration = RestorationNetwork(*settings.restoration)
+        self.stage, self.iteration = 0, 0
+        self.optimiser = self._new_optimiser()
+
+    def passes(self) -> list[Passes]:
+        """Of the networks in training."""
+        return [FloatPasses(network) for network in self.entropy]
+
+    # -- the loop
+
+    def run(
+        self, checkpoint: Path | None = None, report: Callable[[Progress], None] = lambda _: None
+    ) -> None:
+        """Train what is left of all stages, with a checkpoint every few minutes and after each stage."""
+        began = saved = time.monotonic()
+        losses: list[float] = []
+        while self.stage < len(STAGES):
+            name = STAGES[self.stage]
+            total = self.settings.iterations[name]
+            while self.iteration < total:
+                losses.append(self._step(name, self.iteration / total))
+                self.iteration += 1
+                if self.iteration % self.settings.report_every == 0 or self.iteration == total:
+                    mean = float(np.mean(losses))
+                    report(Progress(name, self.iteration, total, mean, time.monotonic() - began))
+                    losses.clear()
+                if checkpoint and time.monotonic() - saved >= self.settings.save_every:
+                    self.save(checkpoint)
+                    saved = time.monotonic()
+            self.stage, self.iteration = self.stage + 1, 0
+            self.optimiser = self._new_optimiser()
+            if checkpoint:
+                self.save(checkpoint)
+                saved = time.monotonic()
+
+    def _new_optimiser(self) -> Any:
+        restores = self.stage >= STAGES.index("restoration")
+        trained = self.restoration if restores else self.entropy
+        return torch.optim.Adam(trained.parameters(), self.settings.rate)
+
+    def _step(self, stage: str, done: float) -> float:
+        rate = self.settings.rate * min(1.0, (self.iteration + 1) / WARM_UP)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
+        at = (self.settings.seed, self.stage, self.iteration)
+        batch = Batch.of(self.crops.batch(at, self.settings.batch))
+        draw = float(np.random.default_rng([*at, 1]).random())
+        loss = self._loss(stage, batch, draw)
+        self.optimiser.zero_grad()
+        loss.backward()
+        for group in self.optimiser.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], 1.0)
+        self.optimiser.step()
+        return float(loss.detach())
+
+    def _loss(self, stage: str, batch: Batch, draw: float) -> Tensor:
+        low, high = LAGRANGES
+        choose = rate_distortion(logistic_bits, low + (high - low) * draw)
+        if stage == "restoration":
+            with torch.no_grad():
+                coded = code(batch.planes, batch.steps, self.passes(), choose, logistic_bits)
+                features = restoration_features(coded.plane, batch.steps)
+                error = batch.in_steps(batch.planes - coded.plane).float()
+            correction = self.restoration(features.float() / FEATURE_QUARTERS).clamp(-1, 1)
+            before, after = _mean_square(error), _mean_square(error - correction)
+            return 10 * torch.log10((after + LEAST_ERROR) / (before + LEAST_ERROR)).mean()
+        if stage == "entropy":
+            choose = rounding(DEAD_ZONES[0] + (DEAD_ZONES[1] - DEAD_ZONES[0]) * draw)
+        coded = code(batch.planes, batch.steps, self.passes(), choose, logistic_bits)
+        return torch.log2(coded.bits / batch.planes[0].numel() + LEAST_RATE).mean()
+
+    # -- checkpoints
+
+    def save(self, path: Path) -> None:
+        """Write all that `resume` needs; what was there is replaced at once or not at all."""
+        state = {
+            "settings": _comparable(self.settings),
+            "stage": self.stage,
+            "iteration": self.iteration,
+            "entropy": self.entropy.state_dict(),
+            "restoration": self.restoration.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        beside = path.with_name(path.name + ".new")
+        torch.save(state, beside)
+        beside.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint. Raises `InvalidRequest` where its training has other settings."""
+        state = torch.load(path, weights_only=True)
+        if state["settings"] != _comparable(self.settings):
+            raise InvalidRequest(f"{path}: is the checkpoint of a training with other settings")
+        self.stage, self.iteration = state["stage"], state["iteration"]
+        self.entropy.load_state_dict(state["entropy"])
+        self.restoration.load_state_dict(state["restoration"])
+        self.optimiser = self._new_optimiser()
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def use_threads(count: int) -> None:
+    """Cores that torch may take. Sums are taken in another order then: weights differ in their last bits."""
+    torch.set_num_threads(count)
+
+
+def _comparable(settings: Settings) -> dict[str, Any]:
+    """What the result depends on."""
+    fields = asdict(settings)
+    for name in ("save_every", "report_every"):
+        del fields[name]
+    return {**fields, "iterations": dict(settings.iterations)}
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    return x.square().mean((1, 2, 3))
+
+
+# -- export
+
+
+def finished(training: Training, counts: Counts | None = None) -> Model:
+    """The integer model of trained networks.
+
+    Raises `ModelMismatch` where the implementations of the integer networks do not agree.
+    """
+    counts = counts or Counts()
+    with torch.no_grad():
+        entropy, restoration = _as_integers(training, _drawn(training, 0, counts.calibration))
+        passes = _integer_passes([*entropy[0], *entropy[1]])
+        raw = raw_bits()
+        frequencies = starting(raw)
+        coded: list[Coded] = []
+        for use in (1, 2):  # the second time with the choices that the first tables lead to
+            bits = table_bits(frequencies, raw)
+            choose = rate_distortion(bits, LAGRANGE)
+            coded = [
+                code(batch.planes, batch.steps, passes, choose, bits, keep=True)
+                for batch in _drawn(training, use, counts.fitting)
+            ]
+            frequencies = fitted([part for c in coded for part in c.seen], raw)
+        low_rows = low_pass_rows([c.low for c in coded], table_bits(frequencies, raw))
+    model = Model(
+        logarithms=logarithms(),
+        mantissas=mantissas(),
+        inverse_gains=inverse_gains(),
+        low_rows=low_rows,
+        raw_bits=raw,
+        frequencies=frequencies,
+        networks=(*entropy[0], *entropy[1], restoration),
+    )
+    conformance(model)
+    return model
+
+
+def _drawn(training: Training, use: int, count: int, crops: Crops | None = None) -> Iterator[Batch]:
+    """Batches of crops that no stage has seen."""
+    for i in range(count):
+        at = (training.settings.seed, len(STAGES) + use, i)
+        yield Batch.of((crops or training.crops).batch(at, training.settings.batch))
+
+
+def _integer_passes(networks: Sequence[bytes]) -> list[Passes]:
+    first, second, others_first, others_second = map(integer_network, networks)
+    return [IntegerPasses(first, second), IntegerPasses(others_first, others_second)]
+
+
+def _as_integers(training: Training, batches: Iterator[Batch]) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    ranges, restoring = [Ranges() for _ in training.entropy], Ranges()
+    observed: list[Passes] = [
+        FloatPasses(network, seen) for network, seen in zip(training.entropy, ranges, strict=True)
+    ]
+    choose = rate_distortion(logistic_bits, LAGRANGE)
+    for batch in batches:
+        coded = code(batch.planes, batch.steps, observed, choose, logistic_bits)
+        features = restoration_features(coded.plane, batch.steps)
+        training.restoration(features.float() / FEATURE_QUARTERS, restoring)
+    blobs = [entropy_blobs(network, seen) for network, seen in zip(training.entropy, ranges, strict=True)]
+    return blobs, restoration_blob(training.restoration, restoring)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model does on crops, and what its integers lose."""
+
+    bits_float: float
+    """Per sample, of the integers that the float networks chose, by those networks."""
+    bits_integer: float
+    """Of the same integers by the integer networks, as logistic densities."""
+    bits_tables: float
+    """Of the same integers by the tables, as they are stored."""
+    restoration_gain: float
+    """dB, mean over crops."""
+
+
+def measured(training: Training, model: Model, crops: Crops | None = None, batches: int = 8) -> Measured:
+    """Measure a model on crops of its training (none that it has seen), or on others."""
+    passes = _integer_passes(model.networks[:4])
+    tables = table_bits(model.frequencies, model.raw_bits)
+    choose = rate_distortion(logistic_bits, LAGRANGE)
+    rates: list[list[float]] = []
+    gains: list[Tensor] = []
+    with torch.no_grad():
+        for batch in _drawn(training, 3, batches, crops):
+            exact = code(batch.planes, batch.steps, training.passes(), choose, logistic_bits)
+            others = [
+                code(batch.planes, batch.steps, passes, choose, bits, given=exact)
+                for bits in (_row_bits, tables)
+            ]
+            rates.append([float(c.bits.sum()) / batch.planes.numel() for c in (exact, *others)])
+            gains.append(restoration_gain(model.networks[4], batch, exact.plane))
+    floats, integers, stored = (float(rate) for rate in np.mean(rates, axis=0))
+    return Measured(floats, integers, stored, float(torch.cat(gains).mean()))
+
+
+def _row_bits(q: Tensor, mean: Tensor, row: Tensor) -> Tensor:
+    """Bits under the logistic density that a row of the tables stands for."""
+    low, high = LOG_SCALES
+    return logistic_bits(q, mean / MEAN_UNIT, row * ((high - low) / (ROWS - 1)) + low)
+
+
+def restoration_gain(blob: bytes, batch: Batch, decoded: Tensor) -> Tensor:
+    """(n,): dB that the integer restoration network adds to each decoded plane."""
+    (correction,) = integer_network(blob)(restoration_features(decoded, batch.steps).double())
+    error = batch.in_steps(batch.planes - decoded)
+    before, after = _mean_square(error), _mean_square(error - correction / CORRECTION_UNIT)
+    return 10 * torch.log10((before + LEAST_ERROR) / (after + LEAST_ERROR))
+
+
+def conformance(model: Model, rows: int = 13, columns: int = 21) -> None:
+    """Run each network natively, on every instruction set of this machine, and in torch.
+
+    Inputs are random, beyond their bounds too. Raises `ModelMismatch` where one value differs.
+    """
+    draw = np.random.default_rng(0)
+    for number, blob in enumerate(model.networks):
+        inputs = [
+            draw.integers(-4500, 4500, shape).astype(np.int16) for shape in _input_shapes(blob, rows, columns)
+        ]
+        as_floats = (torch.from_numpy(x[None]).double() for x in inputs)
+        expected = [out[0].numpy() for out in integer_network(blob)(*as_floats)]
+        for path in _native.network_paths():
+            outputs = [np.zeros(out.shape, np.int16) for out in expected]
+            _native.Network(blob, SUM_LIMIT, path).run(inputs, outputs, rows, columns)
+            if any((a != b).any() for a, b in zip(expected, outputs, strict=True)):
+                raise ModelMismatch(f"network {number}: path {path} does not give what torch gives")
+
+
+def _input_shapes(blob: bytes, rows: int, columns: int) -> list[tuple[int, int, int]]:
+    """Of the planes that a network takes on a grid of rows x columns."""
+    inputs = [record for record in read_network(blob) if isinstance(record, Input)]
+    return [(r.channels // r.factor**2, rows * r.factor, columns * r.factor) for r in inputs]
