@@ -14,12 +14,12 @@ def model_key(digest: str) -> str:
     return f"models/{digest}/model.tvlm"
 
 
-def model_of(codec: TileCodec) -> str:
+def model_of(codec: TileCodec | None) -> str:
     """Digest of the model that decoding needs; empty: none."""
     return codec.model if isinstance(codec, LearnedCodec) else ""
 
 
-def keep_model(blobs: LocalBlobs, codec: TileCodec) -> None:
+def keep_model(blobs: LocalBlobs, codec: TileCodec | None) -> None:
     """Put the model that decoding needs into the archive, durably, unless it is there."""
     digest = model_of(codec)
     if digest:

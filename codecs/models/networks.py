@@ -96,7 +96,7 @@ class RestorationNetwork(nn.Module):
 
     def __init__(self, channels: int, blocks: int) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(UNSHUFFLED**2, channels, 1)
+        self.enter = nn.Conv2d(UNSHUFFLED**2, channels, 3)
         self.blocks = nn.ModuleList(Block(channels) for _ in range(blocks))
         self.leave = _zeroed(nn.Conv2d(channels, UNSHUFFLED**2, 3))
         for block in self.blocks:  # nothing would reach them if the last layer and they began with zeros
@@ -104,7 +104,8 @@ class RestorationNetwork(nn.Module):
 
     def forward(self, features: Tensor, observe: Observer = unobserved) -> Tensor:
         """See the class."""
-        hidden = observe("hidden", self.enter(functional.pixel_unshuffle(features, UNSHUFFLED)))
+        pixels = _bordered(functional.pixel_unshuffle(features, UNSHUFFLED))
+        hidden = observe("hidden", self.enter(pixels))
         for i, block in enumerate(self.blocks):
             hidden = block(hidden, observe, f"blocks.{i}")
         return functional.pixel_shuffle(self.leave(_bordered(hidden)), UNSHUFFLED)

@@ -92,7 +92,7 @@ class Settings:
     """Channels and blocks of the entropy network of the finest level."""
     coarse: tuple[int, int] = (32, 2)
     """Of all other levels."""
-    restoration: tuple[int, int] = (48, 2)
+    restoration: tuple[int, int] = (48, 3)
     save_every: float = 300.0
     """Seconds between checkpoints."""
     report_every: int = 50
