@@ -4,6 +4,7 @@
 #   make test       the test suite
 #   make lint       style, formatting, types
 #   make sanitize   the native core's own tests under address and undefined-behaviour sanitizers
+#   make fuzz       the decoder under them, RUNS damaged frames by path (FUZZER=libfuzzer: clang, guided by coverage)
 #   make package    build the wheel and use it from an empty environment with only what it declares
 #   make soak       the long-running tests         make bench   the benchmarks
 #   make bench-lossless   size and speed of the lossless tiles against the codecs of the field, on real images
@@ -34,7 +35,7 @@ export PYTHONNOUSERSITE := 1
 NATIVE := $(shell find codecs/native -type f -name '*.[hc]pp' 2>/dev/null)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(NATIVE)
 
-.PHONY: demo test lint types sanitize package soak bench bench-lossless bench-lossy clean help
+.PHONY: demo test lint types sanitize fuzz package soak bench bench-lossless bench-lossy clean help
 
 help:
 	@sed -n '3,11s/^# *//p' Makefile
@@ -116,6 +117,23 @@ sanitize: $(VENV)/.build-tools
 		|| { cat build/sanitize.log >&2; exit 1; }
 	@MAKEFLAGS= $(BIN)/cmake --build build/sanitize
 	$(BIN)/ctest --test-dir build/sanitize --parallel $(JOBS) --output-on-failure --no-tests=error
+
+# Each path of the decoder by itself, so that its executions count. Findings become threat tests.
+RUNS ?= 100000
+PATHS ?= raw constant wavelet wavelet-packed huffman predictor predictor-packed planes clusters
+FUZZER ?= own
+fuzz: $(VENV)/.build-tools
+	@mkdir -p build
+	@$(BIN)/cmake -S . -B build/fuzz-$(FUZZER) -DTILEVAULT_NATIVE_TESTS=ON -DTILEVAULT_SANITIZE=ON \
+		$(if $(filter libfuzzer,$(FUZZER)),-DTILEVAULT_LIBFUZZER=ON -DCMAKE_CXX_COMPILER=$(or $(CLANG),clang++)) \
+		> build/fuzz.log 2>&1 || { cat build/fuzz.log >&2; exit 1; }
+	@MAKEFLAGS= $(BIN)/cmake --build build/fuzz-$(FUZZER) --target tile_fuzz tile_fuzz_seeds
+	@set -e; bin=build/fuzz-$(FUZZER)/tests/native; for path in $(PATHS); do \
+		if [ $(FUZZER) = own ]; then $$bin/tile_fuzz --path=$$path --runs=$(RUNS); continue; fi; \
+		corpus=build/corpus/$$path; mkdir -p $$corpus/seeds $$corpus/found; \
+		$$bin/tile_fuzz_seeds --path=$$path --write=$$corpus/seeds; \
+		$$bin/tile_fuzz --path=$$path -runs=$(RUNS) -max_len=600 -timeout=120 -verbosity=0 -print_final_stats=1 \
+			-artifact_prefix=$$corpus/ $$corpus/found $$corpus/seeds; done
 
 # The wheel as a stranger gets it: no extras, no checkout in sight, no torch.
 package: $(VENV)/.build-tools

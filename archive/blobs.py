@@ -30,7 +30,7 @@ from tilevault.codecs.errors import (
     UnsafeName,
 )
 
-__all__ = ["STAGING", "BlobStat", "LocalBlobs", "check_key"]
+__all__ = ["STAGING", "Blob", "BlobStat", "LocalBlobs", "check_key"]
 
 STAGING = ".staging"
 """Folder of temporary files and receipts; its name is no valid key."""
@@ -59,6 +59,22 @@ def check_key(key: str) -> str:
     if not _KEY.fullmatch(key) or ".." in key:
         raise UnsafeName(f"not a key of an archive: {key[:200]!r}")
     return key
+
+
+class Blob:
+    """An object that is open for reading; closed as soon as nobody refers to it."""
+
+    def __init__(self, key: str, descriptor: int) -> None:
+        self._key = key
+        self._descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    def read(self, start: int = 0, stop: int | None = None, limit: int | None = None) -> bytes:
+        """See `LocalBlobs.read`."""
+        with _translated(self._key):
+            return _read_range(self._key, self._descriptor, start, stop, limit)
 
 
 class LocalBlobs:
@@ -93,20 +109,12 @@ class LocalBlobs:
         An object of more than ``limit`` bytes is not what it should be: `IntegrityError`.
         """
         with self._opened(key) as fd:
-            size = os.fstat(fd).st_size
-            if limit is not None and size > limit:
-                raise IntegrityError(f"{key}: has {size} bytes, more than the {limit} allowed", object=key)
-            stop = size if stop is None else stop
-            if not 0 <= start <= stop <= size:
-                raise ShortRead(f"{key}: bytes {start} to {stop} were asked for, it has {size}", object=key)
-            pieces, at = [], start
-            while at < stop:
-                piece = os.pread(fd, stop - at, at)
-                if not piece:
-                    raise ShortRead(f"{key}: ends at byte {at}, {stop} expected", object=key)
-                pieces.append(piece)
-                at += len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return _read_range(key, fd, start, stop, limit)
+
+    def open(self, key: str) -> Blob:
+        """The object, to be read more than once: finding it takes longer than reading a little of it."""
+        with _translated(key):
+            return Blob(key, self._open(key))
 
     def size(self, key: str) -> int | None:
         """Bytes of the object, or None where there is none."""
@@ -288,16 +296,16 @@ class LocalBlobs:
     def _opened(self, key: str) -> Iterator[int]:
         """A file descriptor of the object; each part of the key is opened without following links."""
         with _translated(key):
-            *folders, name = check_key(key).split("/")
-            folder = self._descend(folders)
-            try:
-                fd = _open_regular(name, folder, key)
-            finally:
-                os.close(folder)
+            fd = self._open(key)
             try:
                 yield fd
             finally:
                 os.close(fd)
+
+    def _open(self, key: str) -> int:
+        *folders, name = check_key(key).split("/")
+        with self._descent(folders) as folder:
+            return _open_regular(name, folder, key)
 
     @contextlib.contextmanager
     def _folder(self, key: str, make: bool = False) -> Iterator[tuple[int, str]]:
@@ -357,6 +365,23 @@ def _open_regular(name: str, folder: int, key: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _read_range(key: str, fd: int, start: int, stop: int | None, limit: int | None) -> bytes:
+    size = os.fstat(fd).st_size
+    if limit is not None and size > limit:
+        raise IntegrityError(f"{key}: has {size} bytes, more than the {limit} allowed", object=key)
+    stop = size if stop is None else stop
+    if not 0 <= start <= stop <= size:
+        raise ShortRead(f"{key}: bytes {start} to {stop} were asked for, it has {size}", object=key)
+    pieces, at = [], start
+    while at < stop:
+        piece = os.pread(fd, stop - at, at)
+        if not piece:
+            raise ShortRead(f"{key}: ends at byte {at}, {stop} expected", object=key)
+        pieces.append(piece)
+        at += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _write(name: str, folder: int, pieces: list[bytes | memoryview], sync: bool = True) -> BlobStat:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tilevault.archive.blobs import BlobStat, LocalBlobs, check_key
 from tilevault.archive.image import Window
 from tilevault.archive.manifest import ManifestObject
+from tilevault.archive.models import model_key, model_of
 from tilevault.codecs.errors import (
     AccessDenied,
     IntegrityError,
@@ -26,6 +27,7 @@ from tilevault.codecs.errors import (
     TilevaultError,
     UnsafeName,
 )
+from tilevault.codecs.weights import MAX_MODEL
 
 if TYPE_CHECKING:
     from tilevault.archive.store import Image
@@ -89,6 +91,10 @@ def check_image(image: "Image", depth: str, sample: float | None, seed: int) -> 
             checked += 1
             findings += _object(image, entry, depth)
     expected = len(objects)
+    digest = model_of(described.codec)
+    if digest:
+        checked, expected = checked + 1, expected + 1
+        findings += _model(image, digest, depth)
     if depth == "pixels" and described.info is not None and not _unreadable(findings):
         for role, array in described.arrays.items():
             expected += prod(array.grid.tiles)
@@ -129,6 +135,19 @@ def _object(image: "Image", entry: ManifestObject, depth: str) -> Iterator[Findi
         yield from _places(image, entry, "missing", f"{entry.key} is missing")
     except (IntegrityError, UnsafeName) as error:
         yield Finding(image.id, "digest", entry.key, error.message)
+
+
+def _model(image: "Image", digest: str, depth: str) -> Iterator[Finding]:
+    """The archive's own copy of the model that the image's tiles need."""
+    key = model_key(digest)
+    try:
+        found = _look(image.blobs, key, depth, MAX_MODEL)
+        if found.sha256 not in ("", digest):
+            yield Finding(image.id, "digest", key, f"{key} does not match its digest")
+    except TileMissing:
+        yield Finding(image.id, "missing", key, f"{key} is missing")
+    except IntegrityError as error:
+        yield Finding(image.id, "digest", key, error.message)
 
 
 def _look(blobs: LocalBlobs, key: str, depth: str, expected: int) -> BlobStat:

@@ -31,9 +31,19 @@ def sha256_hex(data: bytes | memoryview) -> str:
 
 def canonical(document: Any) -> bytes:
     """The one spelling of a JSON value; floats that JSON has no word for become {"$float": "nan"}."""
-    return json.dumps(
-        _finite(document), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode("utf-8", "surrogatepass")
+    try:
+        text = _spelt(document)
+        ours = '"$' in text
+    except ValueError:
+        ours = True
+    if ours:
+        # Rare, so that nearly all documents are spelt without a copy of them.
+        text = _spelt(_finite(document))
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _spelt(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def parse(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> Any:
@@ -85,7 +95,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> Any:
         if document[_FLOAT] not in ("nan", "inf", "-inf"):
             raise ValueError("not a float that needs a word")
         return float(document[_FLOAT])
-    return {_unescaped(key): value for key, value in pairs}
+    if any(key.startswith("$") for key in document):
+        return {_unescaped(key): value for key, value in pairs}
+    return document
 
 
 def _unescaped(key: str) -> str:

@@ -25,19 +25,20 @@ from tilevault.archive.blobs import LocalBlobs
 from tilevault.archive.description import Description
 from tilevault.archive.documents import canonical, seal, sha256_hex, too_large, unseal
 from tilevault.archive.formats import SourceFile
-from tilevault.archive.image import Window, Words, values
-from tilevault.archive.lossy import encode_lossy_shard, measure_arrays, measured, summary
+from tilevault.archive.image import Window, Words, has_plain_words
+from tilevault.archive.lossy import Closeup, encode_lossy_tiles, measure_arrays, measured, summary, worst_of
 from tilevault.archive.manifest import MAX_COMMIT, MAX_MANIFEST, CommitRecord, Manifest, ManifestObject
+from tilevault.archive.models import keep_model
 from tilevault.archive.plain import PlainArray, array_document, compress, group_document
 from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables, TileQuality
-from tilevault.archive.reading import read_level, reduce_window
+from tilevault.archive.reading import read_levels
 from tilevault.archive.tiles import (
     EncodedTile,
     TiledArray,
     TileReader,
     TileTables,
     assemble_shard,
-    encode_shard,
+    encode_tiles,
     keep_stream,
 )
 from tilevault.codecs import LearnedCodec
@@ -70,6 +71,8 @@ class ShardReceipt:
     """Without their bytes."""
     plain: bool
     """Every word is its own value: no bits above BitsStored are in use."""
+    worst: tuple[Closeup, ...] = ()
+    """Of a lossy shard just made, for the report; not kept beside the shard."""
 
     def to_bytes(self) -> bytes:
         """Sealed, for the receipt object that lets another run find this work."""
@@ -147,29 +150,35 @@ class Generation:
         array = self.description.arrays[role]
         window = array.grid.shard_window(index)
         plain = True
+        worst: tuple[Closeup, ...] = ()
         if read_stream is None:
-            words = read(window)
-            if isinstance(array.codec, LearnedCodec):
-                flat = Window(window.start[-2:], window.stop[-2:])
-                pieces, tiles = encode_lossy_shard(
-                    array, index, words, None if read_mask is None else read_mask(flat)
-                )
-            else:
-                pieces, tiles = encode_shard(array, index, words, prove)
-            info = self.description.info
-            if role == "data" and info is not None and info.bits_stored is not None:
-                plain = bool(np.array_equal(values(words, info), words))
+            tiles: dict[tuple[int, ...], EncodedTile] = {}
+            for part in array.grid.parts(window):
+                words = read(part)
+                if isinstance(array.codec, LearnedCodec):
+                    flat = Window(part.start[-2:], part.stop[-2:])
+                    mask = None if read_mask is None else read_mask(flat)
+                    made, found = encode_lossy_tiles(array, part, words, mask)
+                    tiles, worst = tiles | made, tuple(worst_of((*worst, *found)))
+                else:
+                    tiles |= encode_tiles(array, part, words, prove)
+                plain = plain and (role != "data" or self._is_plain(words))
         else:
             tiles = {
                 at: keep_stream(array.codec, read_stream(at), array.grid.tile_window(at).shape, array.dtype)
                 for at in array.grid.tile_indices(window)
             }
-            pieces = assemble_shard(array, tiles)
-        entry = self._create(array.shard_key(index), pieces, inputs)
+        entry = self._create(array.shard_key(index), assemble_shard(array, tiles), inputs)
         kept = {at: replace(tile, data=b"") for at, tile in tiles.items()}
-        receipt = ShardReceipt(role, index, entry, kept, plain)
+        receipt = ShardReceipt(role, index, entry, kept, plain, worst)
         self._keep_receipt(receipt)
         return receipt
+
+    def _is_plain(self, words: Words) -> bool:
+        """Whether every word is its own value."""
+        info = self.description.info
+        assert info is not None
+        return info.bits_stored is None or has_plain_words(words, info)
 
     def receipt(self, role: str, index: tuple[int, ...], inputs: str) -> ShardReceipt | None:
         """The receipt of a shard that an interrupted run finished, if the shard still matches it."""
@@ -259,7 +268,7 @@ class Generation:
         for role, array in self.description.arrays.items():
             parts = [self._read_plain(plain, digests) for plain in table_arrays(array, role)]
             made[role] = TileReader(
-                self.blobs, self.prefix, array, TileTables(*parts), sizes, self.description.image
+                self.blobs, self.prefix, array, TileTables(*parts), sizes, self.description.image, hold=True
             )
         return made
 
@@ -289,14 +298,9 @@ class Generation:
         """Reduce one square of level 0 to every stored coarse level."""
         d = self.description
         plains = {k: d.coarse(k, role) for k in d.levels[1:]}
-        if role == "data" and d.downsampling == "lowpass53":
-            made = {k: read_level(d, readers, role, p.window(index), k, False) for k, p in plains.items()}
-        else:
-            start = tuple(i * b for i, b in zip(index, d.block(role), strict=True))
-            stop = (
-                min(a + b, n) for a, b, n in zip(start, d.block(role), d.level_shape(0, role), strict=True)
-            )
-            made = reduce_window(d, readers, role, Window(start, tuple(stop)), tuple(plains), threads=False)
+        start = tuple(i * b for i, b in zip(index, d.block(role), strict=True))
+        stop = (min(a + b, n) for a, b, n in zip(start, d.block(role), d.level_shape(0, role), strict=True))
+        made = read_levels(d, readers, role, Window(start, tuple(stop)), tuple(plains))
         return [
             self._create(plain.chunk_key(index), [plain.encode_chunk(index, made[k])])
             for k, plain in plains.items()
@@ -340,6 +344,7 @@ class Generation:
         Raises `Conflict` if n is taken or another writer has replaced a document, `OutcomeUnknown` if the
         record is there and may not be durable.
         """
+        keep_model(self.blobs, self.description.codec)
         manifest = self.manifest(objects)
         stored = self._create("manifest.json", [_within(manifest.to_bytes(), MAX_MANIFEST, "manifest")])
         self.blobs.sync(self.prefix)

@@ -5,6 +5,7 @@ Every sample of an image lies in exactly one tile, every tile in exactly one sha
 edges are coded at their valid extent; the Zarr chunk around them is nominal.
 """
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -108,7 +109,7 @@ class TileGrid:
     @property
     def tiles_per_shard(self) -> tuple[int, ...]:
         """Number of tile places in a (full) shard along each axis."""
-        return tuple(s // t for s, t in zip(self.shard, self.tile, strict=True))
+        return tuple(map(operator.floordiv, self.shard, self.tile))
 
     def tile_window(self, index: tuple[int, ...]) -> Window:
         """The valid samples of the tile at grid position ``index``."""
@@ -117,6 +118,17 @@ class TileGrid:
     def shard_window(self, index: tuple[int, ...]) -> Window:
         """The valid samples of the shard at grid position ``index``."""
         return self._window(index, self.shard)
+
+    def parts(self, window: Window) -> Iterator[Window]:
+        """A shard in the parts in which it is best read: its tiles, where each holds whole planes.
+
+        Rows of a plane are read for all tiles at once, as sources have them in strips; a plane that is one
+        tile is encoded while it lies in the processor's cache.
+        """
+        if self.tiles[-2:] != (1, 1):
+            yield window
+        else:
+            yield from map(self.tile_window, self.tile_indices(window))
 
     def shard_of(self, tile_index: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
         """The shard that holds a tile, and the tile's place (C order) in the shard's index."""
@@ -143,5 +155,4 @@ class TileGrid:
 
     def _window(self, index: tuple[int, ...], block: tuple[int, ...]) -> Window:
         start = tuple(i * b for i, b in zip(index, block, strict=True))
-        stop = tuple(min(a + b, n) for a, b, n in zip(start, block, self.shape, strict=True))
-        return Window(start, stop)
+        return Window(start, tuple(map(min, map(operator.add, start, block), self.shape)))

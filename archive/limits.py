@@ -4,7 +4,7 @@ The same rules hold for what is about to be stored and for what an archive claim
 can be read, and nothing is allocated for a claim that breaks them.
 """
 
-from math import prod
+from math import isfinite, prod
 
 from tilevault.archive.grid import DECOMPOSITIONS, TILE_BYTES, TileGrid
 from tilevault.archive.image import ImageInfo
@@ -60,6 +60,8 @@ def _sound_values(info: ImageInfo) -> bool:
     """Whether stored bits and nodata go with the dtype."""
     bits, nodata, width = info.bits_stored, info.nodata, 8 * info.dtype.itemsize
     if type(nodata) not in (int, float, type(None)) or (type(nodata) is int and abs(nodata) > _NUMBER):
+        return False
+    if info.dtype.kind in "iu" and type(nodata) is float and not isfinite(nodata):
         return False
     if bits is None:
         return True

@@ -5,41 +5,111 @@ Of every tile is recorded what it costs and how far what readers get is from wha
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tilevault.archive.image import Words
+from tilevault.archive.image import Window, Words
 from tilevault.archive.plain import PlainArray
 from tilevault.archive.quality import MODEL_BYTES, QUALITY_ARRAYS, QualityTables, TileQuality
-from tilevault.archive.tiles import EncodedTile, TiledArray, assemble_shard, record_tile
+from tilevault.archive.tiles import EncodedTile, TiledArray, record_tile
 from tilevault.codecs import LearnedCodec, metrics
 from tilevault.codecs.errors import InvalidRequest, ManifestCorrupt, VerifyAfterEncodeFailed
+from tilevault.codecs.learned import Coded
+from tilevault.codecs.lossy_modes import LEARNED
 
-__all__ = ["encode_lossy_shard", "encode_lossy_tile", "measure_arrays", "measured", "summary"]
+__all__ = [
+    "CLOSEUPS",
+    "Closeup",
+    "encode_lossy_tile",
+    "encode_lossy_tiles",
+    "measure_arrays",
+    "measured",
+    "summary",
+    "worst_of",
+]
 
 
-def encode_lossy_shard(
-    array: TiledArray, index: tuple[int, ...], words: Words, mask: NDArray[np.uint8] | None
-) -> tuple[list[bytes], dict[tuple[int, ...], EncodedTile]]:
-    """All tiles of one shard, as `encode_shard`; each is decoded and measured.
+CLOSEUP_SIDE = 64
+CLOSEUPS = 4
+"""Close-ups that are kept of an image, at most, for the report of the run that adds it."""
 
-    ``mask``: (y, x) of the shard's window, 0 where samples are not valid. Raises `VerifyAfterEncodeFailed`
-    where a tile misses its target.
+
+@dataclass(frozen=True)
+class Closeup:
+    """Where a tile differs most from what was handed in: a square of one plane, before and after."""
+
+    tile: tuple[int, ...]
+    """Position in the tile grid."""
+    psnr: float
+    max_abs_error: float
+    """Of the whole tile."""
+    start: tuple[int, ...]
+    """Position of the square's first sample in the image."""
+    original: Words
+    """(y, x), at most 64 x 64."""
+    decoded: Words
+    counted: NDArray[np.bool_]
+    """Samples that count."""
+
+
+def encode_lossy_tiles(
+    array: TiledArray, window: Window, words: Words, mask: NDArray[np.uint8] | None
+) -> tuple[dict[tuple[int, ...], EncodedTile], list[Closeup]]:
+    """The tiles of a ``window`` of whole tiles, as `encode_tiles`; each is decoded and measured.
+
+    ``mask``: (y, x) of the window, 0 where samples are not valid. Second: the worst of them. Raises
+    `VerifyAfterEncodeFailed` where a tile misses its target.
     """
-    window = array.grid.shard_window(index)
-    tiles = {}
+    tiles: dict[tuple[int, ...], EncodedTile] = {}
+    worst: list[Closeup] = []
     for at in array.grid.tile_indices(window):
         box = array.grid.tile_window(at).shift(window.start)
         valid = None if mask is None else mask[box.slices[-2:]] != 0
-        tiles[at] = encode_lossy_tile(array, words[box.slices], valid)
-    return assemble_shard(array, tiles), tiles
+        own = words[box.slices]
+        tiles[at], coded = encode_lossy_tile(array, own, valid)
+        quality = tiles[at].quality
+        if quality is None or quality.exact or (len(worst) == CLOSEUPS and quality.psnr >= worst[-1].psnr):
+            continue
+        worst.append(_closeup(at, array.grid.tile_window(at).start, quality, own, coded))
+        worst = worst_of(worst)
+    return tiles, worst
 
 
-def encode_lossy_tile(array: TiledArray, words: Words, valid: NDArray[np.bool_] | None) -> EncodedTile:
-    """One tile: its bytes, and what was measured of what they decode to."""
+def worst_of(closeups: Iterable[Closeup]) -> list[Closeup]:
+    """Those of the lowest PSNR, worst first, as many as are kept."""
+    return sorted(closeups, key=lambda closeup: (closeup.psnr, closeup.tile))[:CLOSEUPS]
+
+
+def _closeup(
+    at: tuple[int, ...], start: tuple[int, ...], quality: TileQuality, words: Words, coded: Coded
+) -> Closeup:
+    """The square of CLOSEUP_SIDE, on a grid of such squares, with the most squared error."""
+    counted = np.ones(words.shape, bool) if coded.counted is None else coded.counted
+    with np.errstate(invalid="ignore"):
+        errors = np.where(counted, coded.words.astype(np.float64) - words.astype(np.float64), 0) ** 2
+    edges = [np.arange(0, n, CLOSEUP_SIDE) for n in words.shape[-2:]]
+    sums = np.add.reduceat(np.add.reduceat(errors, edges[0], -2), edges[1], -1)
+    *lead, i, j = (int(k) for k in np.unravel_index(int(sums.argmax()), sums.shape))
+    y, x = i * CLOSEUP_SIDE, j * CLOSEUP_SIDE
+    place: tuple[Any, ...] = (*lead, slice(y, y + CLOSEUP_SIDE), slice(x, x + CLOSEUP_SIDE))
+    return Closeup(
+        at,
+        quality.psnr,
+        quality.max_abs_error,
+        tuple(a + b for a, b in zip(start, (*lead, y, x), strict=True)),
+        words[place].copy(),
+        coded.words[place].copy(),
+        counted[place].copy(),
+    )
+
+
+def encode_lossy_tile(
+    array: TiledArray, words: Words, valid: NDArray[np.bool_] | None
+) -> tuple[EncodedTile, Coded]:
+    """One tile: its bytes with what was measured, and what they decode to."""
     codec = array.codec
     if not isinstance(codec, LearnedCodec):
         raise InvalidRequest(f"{codec} has no target")
@@ -54,9 +124,10 @@ def encode_lossy_tile(array: TiledArray, words: Words, valid: NDArray[np.bool_] 
         plain = metrics.measure(words, without, peak, coded.counted)
     _confirm(codec, found)
     samples = words.size if coded.counted is None else int(coded.counted.sum())
-    model = bytes.fromhex(codec.model)[:MODEL_BYTES] or bytes(MODEL_BYTES)
+    used = codec.model if facts.mode == LEARNED else ""
+    model = bytes.fromhex(used)[:MODEL_BYTES] or bytes(MODEL_BYTES)
     quality = TileQuality.measured(coded.data, samples, found, plain, facts.step, model)
-    return replace(record_tile(codec, coded.data, coded.words), quality=quality)
+    return replace(record_tile(codec, coded.data, coded.words), quality=quality), coded
 
 
 def _confirm(codec: LearnedCodec, found: metrics.Quality) -> None:

@@ -17,7 +17,7 @@ from tilevault.archive.levels import reduce_mask, reduce_means, reduce_nearest, 
 from tilevault.archive.tiles import TileReader, magnified
 from tilevault.codecs.errors import InvalidRequest
 
-__all__ = ["read_level", "reduce_window"]
+__all__ = ["read_level", "read_levels", "reduce_window"]
 
 ROWS = 512
 """Level-0 rows that are reduced at a time."""
@@ -48,6 +48,31 @@ def read_level(
         return _clamp(reader.read(window, level, threads), info)
     finest = magnified(window, level, reader.array.grid.shape)
     return reduce_window(description, readers, role, finest, (level,), threads, restore)[level]
+
+
+def read_levels(
+    description: Description,
+    readers: Mapping[str, TileReader],
+    role: str,
+    window: Window,
+    levels: Sequence[int],
+) -> dict[int, Words]:
+    """Coarse levels (ascending) of a level-0 ``window``, which is read once for all of them.
+
+    The window's corner lies on a multiple of 2**level for each level.
+    """
+    if role != "data" or description.downsampling != "lowpass53":
+        return reduce_window(description, readers, role, window, levels, threads=False)
+    info, array = description.info, readers[role].array
+    assert info is not None
+    parts = {k: _coarser(window, k) for k in levels}
+    made = {k: np.empty(part.shape, array.dtype) for k, part in parts.items()}
+    for index in array.grid.tile_indices(window):
+        for level, words in readers[role].tile_levels(index, levels).items():
+            tile, part = array.level_window(index, level), parts[level]
+            common = tile.intersect(part)
+            made[level][common.shift(part.start).slices] = words[common.shift(tile.start).slices]
+    return {k: _clamp(words, info) for k, words in made.items()}
 
 
 def reduce_window(

@@ -47,7 +47,7 @@ class Source:
     def files(self) -> tuple[SourceFile, ...]:
         """Every file, in stacking order, sidecars last. Raises `ManifestCorrupt`."""
         with _sound(self._image, "files.json"):
-            return tuple(_file(document) for document in self._documents)
+            return _listing(self._listed)[1]
 
     @property
     def layout(self) -> Mapping[str, Any]:
@@ -77,7 +77,8 @@ class Source:
         """The non-pixel bytes of file ``i`` (all bytes of a sidecar or object), in pieces of <= 4 MiB."""
         left = self.files[i].size + SLACK
         with _sound(self._image, "files.json"):
-            pieces = [(key, offset, length) for key, offset, length in self._documents[i]["pieces"]]
+            documents = _listing(self._listed)[0]
+            pieces = [(key, offset, length) for key, offset, length in documents[i]["pieces"]]
         for key, offset, length in pieces:
             block = self._block(key)
             inside = type(offset) is type(length) is int and 0 <= offset <= offset + length <= len(block)
@@ -142,8 +143,8 @@ class Source:
             self._ahead = following, _read_ahead_pool().submit(reader.read, following)
 
     @cached_property
-    def _documents(self) -> list[Any]:
-        return _listing(self._image.object("source/files.json.zst"))
+    def _listed(self) -> bytes:
+        return self._image.object("source/files.json.zst")
 
     def _block(self, key: Any) -> bytes:
         if not (isinstance(key, str) and key.startswith(BLOCKS)):
@@ -224,12 +225,12 @@ def _sound(image: "Image", what: str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=2)
-def _listing(data: bytes) -> list[Any]:
-    """The document of each file. Many tasks read the same one after the other, and it can be long."""
+def _listing(data: bytes) -> tuple[list[Any], tuple[SourceFile, ...]]:
+    """The document of each file, and the file. Many tasks read the same list, and it can be long."""
     document = parse(expand(data, _raw_size(data, "files.json", MAX_DOCUMENT), "files.json"), "files.json")
     if not isinstance(document, list):
         raise ManifestCorrupt("files.json: is no list")
-    return document
+    return document, tuple(_file(entry) for entry in document)
 
 
 def _raw_size(data: bytes, key: str, limit: int) -> int:

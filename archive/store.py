@@ -34,6 +34,7 @@ from tilevault.archive.manifest import (
     Manifest,
     image_id,
 )
+from tilevault.archive.models import find_models_in
 from tilevault.archive.plain import PlainArray
 from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables
 from tilevault.archive.reading import read_level
@@ -82,6 +83,7 @@ class Archive(Mapping[str, "Image"]):
             raise ManifestCorrupt(
                 f"{self.path}: format version {document.get('version')}; this reads version {FORMAT_VERSION}"
             )
+        find_models_in(self.blobs)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Archive":

@@ -6,10 +6,10 @@ through zarr's own pipeline, which answers a missing chunk with the fill value.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from tilevault.archive.blobs import LocalBlobs
+from tilevault.archive.blobs import Blob, LocalBlobs
 from tilevault.archive.grid import TileGrid, reduced_extent
 from tilevault.archive.image import Window, Words
 from tilevault.archive.limits import MAX_STREAM
@@ -43,8 +43,8 @@ __all__ = [
     "TileTables",
     "TiledArray",
     "assemble_shard",
-    "encode_shard",
     "encode_tile",
+    "encode_tiles",
     "keep_stream",
     "magnified",
     "pixel_digest",
@@ -54,6 +54,8 @@ __all__ = [
 
 LOSSY_HEAD = 2
 """Bytes by which the lossy codec's frame is longer than the lossless one, at most."""
+HELD_SHARDS = 16
+"""Shards that a reader keeps open where it may."""
 DIGEST_BYTES = 16
 """BLAKE3-128: the first 16 bytes of BLAKE3."""
 
@@ -71,6 +73,13 @@ def pixel_digest(words: Words) -> bytes:
 def _little(words: Words) -> memoryview:
     ordered = np.ascontiguousarray(words, dtype=words.dtype.newbyteorder("<"))
     return ordered.reshape(-1).view(np.uint8).data
+
+
+def _same_bits(a: Words, b: Words) -> bool:
+    """Whether two arrays hold the same bytes (NaN equals itself, 0.0 is not -0.0), eight at a time."""
+    raw = np.frombuffer(_little(a), np.uint8), np.frombuffer(_little(b), np.uint8)
+    wide = np.uint8 if raw[0].size % 8 else np.uint64
+    return raw[0].size == raw[1].size and np.array_equal(raw[0].view(wide), raw[1].view(wide))
 
 
 @dataclass(frozen=True)
@@ -164,7 +173,7 @@ def encode_tile(codec: TileCodec, words: Words, prove: bool = True) -> EncodedTi
     words = np.ascontiguousarray(words)
     for _ in range(2):
         data = codec.encode_tile(words)
-        if not prove or _little(codec.decode_tile(data, words.shape, words.dtype)) == _little(words):
+        if not prove or _same_bits(codec.decode_tile(data, words.shape, words.dtype), words):
             return record_tile(codec, data, words)
     raise VerifyAfterEncodeFailed("a tile did not decode to the words that were encoded")
 
@@ -186,16 +195,14 @@ def record_tile(codec: TileCodec, data: bytes, words: Words) -> EncodedTile:
     return EncodedTile(data, tuple(ends), b"".join(digests), pixel_digest(words))
 
 
-def encode_shard(
-    array: TiledArray, index: tuple[int, ...], words: Words, prove: bool = True
-) -> tuple[list[bytes], dict[tuple[int, ...], EncodedTile]]:
-    """All tiles of one shard: the pieces of the object, and the tiles by grid position."""
-    window = array.grid.shard_window(index)
-    tiles = {
+def encode_tiles(
+    array: TiledArray, window: Window, words: Words, prove: bool = True
+) -> dict[tuple[int, ...], EncodedTile]:
+    """The tiles of a ``window`` of whole tiles with the given words, by grid position."""
+    return {
         at: encode_tile(array.codec, words[array.grid.tile_window(at).shift(window.start).slices], prove)
         for at in array.grid.tile_indices(window)
     }
-    return assemble_shard(array, tiles), tiles
 
 
 def assemble_shard(array: TiledArray, tiles: Mapping[tuple[int, ...], EncodedTile]) -> list[bytes]:
@@ -217,23 +224,17 @@ class TileReader:
     """Size of each shard object by key relative to the generation (from the manifest)."""
     image: str
     """Image id, for messages."""
+    hold: bool = False
+    """Keep the last shards open, for one task that reads many neighbours and is done."""
     _indices: dict[tuple[int, ...], NDArray[np.uint64]] = field(default_factory=dict)
+    _held: dict[str, Blob] = field(default_factory=dict)
 
     def read(self, window: Window, reduce: int = 0, threads: bool = True, restore: bool = True) -> Words:
         """The words of ``window`` in the coordinates of level ``reduce``, from the tiles it touches only.
 
         ``restore=False``: of lossy tiles, without what a network adds after decoding.
         """
-        finest = Window(
-            (*window.start[:-2], *(a << reduce for a in window.start[-2:])),
-            (
-                *window.stop[:-2],
-                *(
-                    min(b << reduce, n)
-                    for b, n in zip(window.stop[-2:], self.array.grid.shape[-2:], strict=True)
-                ),
-            ),
-        )
+        finest = magnified(window, reduce, self.array.grid.shape) if reduce else window
         indices = list(self.array.grid.tile_indices(finest)) if prod(window.shape) else []
         if len(indices) == 1 and self.array.level_window(indices[0], reduce) == window:
             return self.tile(indices[0], reduce, restore)
@@ -255,23 +256,34 @@ class TileReader:
 
     def tile(self, index: tuple[int, ...], reduce: int = 0, restore: bool = True) -> Words:
         """One tile's valid words at a resolution. Raises `TileCorrupt` or `TileMissing`."""
+        return self.tile_levels(index, (reduce,), restore)[reduce]
+
+    def tile_levels(
+        self, index: tuple[int, ...], levels: Sequence[int], restore: bool = True
+    ) -> dict[int, Words]:
+        """One tile's valid words at several resolutions (ascending), read once."""
         codec = self.array.codec
-        if not 0 <= reduce < codec.resolutions:
-            raise InvalidRequest(f"a tile of {self.image} has no resolution {reduce}")
-        data = self.tile_bytes(index, codec.resolutions - reduce)
+        if not all(0 <= level < codec.resolutions for level in levels):
+            raise InvalidRequest(f"a tile of {self.image} has no resolution {max(levels)}")
+        data = self.tile_bytes(index, codec.resolutions - levels[0])
         shape = self.array.grid.tile_window(index).shape
+        ends = self.tables.ends[index]
+        made = {}
         try:
             if isinstance(codec, LearnedCodec):
-                return codec.decode_tile(data, shape, self.array.dtype, reduce, restore)
-            return codec.decode_tile(data, shape, self.array.dtype, reduce)
+                return {0: codec.decode_tile(data, shape, self.array.dtype, restore=restore)}
+            for level in levels:
+                end = int(ends[codec.resolutions - level - 1])
+                made[level] = codec.decode_tile(memoryview(data)[:end], shape, self.array.dtype, level)
         except TileCorrupt as error:
             raise self._corrupt(index, str(error)) from error
+        return made
 
     def tile_bytes(self, index: tuple[int, ...], segments: int) -> bytes:
         """The first ``segments`` segments of a tile, each checked against its digest."""
         ends = [int(end) for end in self.tables.ends[index]]
         offset, length = self._locate(index)
-        if sorted(ends) != ends or not ends[-1] + CRC_BYTES == length <= self._longest(index):
+        if sorted(ends) != ends or not ends[-1] + CRC_BYTES == length <= self._longest:
             raise self._corrupt(index, "its length is not the recorded one, or not that of a tile")
         data = self._read(index, offset, offset + ends[segments - 1])
         view, start = memoryview(data), 0
@@ -281,12 +293,13 @@ class TileReader:
             start = end
         return data
 
-    def _longest(self, index: tuple[int, ...]) -> int:
+    @cached_property
+    def _longest(self) -> int:
         """Bytes of a tile at most: a codec of ours stores raw what it cannot make smaller."""
         if isinstance(self.array.codec, FrameCodec):
             return MAX_STREAM + CRC_BYTES
-        raw = prod(self.array.grid.tile_window(index).shape) * self.array.dtype.itemsize
         lossy = LOSSY_HEAD if isinstance(self.array.codec, LearnedCodec) else 0
+        raw = prod(self.array.grid.tile) * self.array.dtype.itemsize
         return raw + FRAME_HEAD + lossy + CRC_BYTES
 
     def check_pixels(self, index: tuple[int, ...]) -> None:
@@ -328,11 +341,19 @@ class TileReader:
         shard, _ = self.array.grid.shard_of(index)
         key = f"{self.prefix}/{self.array.shard_key(shard)}"
         try:
-            return self.blobs.read(key, start, stop)
+            return self._held_open(key).read(start, stop) if self.hold else self.blobs.read(key, start, stop)
         except TileMissing as error:
             raise TileMissing(f"{self._name(index)}: {key} is missing", **self._where(index)) from error
         except ShortRead as error:
             raise self._corrupt(index, f"its shard is truncated: {error}") from error
+
+    def _held_open(self, key: str) -> Blob:
+        blob = self._held.get(key)
+        if blob is None:
+            blob = self._held[key] = self.blobs.open(key)
+            if len(self._held) > HELD_SHARDS:
+                self._held.pop(next(iter(self._held)), None)
+        return blob
 
     def _name(self, index: tuple[int, ...]) -> str:
         return f"image {self.image}, array {self.array.path}, tile {tuple(index)}"

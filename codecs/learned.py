@@ -122,13 +122,17 @@ class LearnedCodec(TileCodec):
         return f"{self.target.replace('_', '-')}={self.value!r}"
 
     def range_of(self, dtype: np.dtype[Any]) -> tuple[float, float] | None:
-        """Least and greatest valid sample, ints for integers; None: unknown (floats without a range)."""
+        """Least and greatest valid sample of the type, ints for integers; None: unknown (of floats)."""
         if self.low is None or self.high is None:
             if dtype.kind not in "iu":
                 return None
             return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
         if dtype.kind in "iu":
-            return math.ceil(self.low), math.floor(self.high)
+            limits = np.iinfo(dtype)
+            low, high = max(math.ceil(self.low), int(limits.min)), min(math.floor(self.high), int(limits.max))
+            if low > high:
+                raise InvalidRequest(f"no {dtype} lies within {self.low} .. {self.high}")
+            return low, high
         return float(self.low), float(self.high)
 
     def peak(self, dtype: np.dtype[Any]) -> float:
@@ -153,7 +157,7 @@ class LearnedCodec(TileCodec):
 
     def code_tile(self, tile: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> Coded:
         """`encode_tile`, with what the frame decodes to."""
-        content, exceptions = self._content(tile, valid)
+        content, exceptions = self.content(tile, valid)
         frames = []
         for number, mode in MODES.items():
             payload = mode.encode(self, content)
@@ -209,7 +213,7 @@ class LearnedCodec(TileCodec):
         number, _, rest = _opened(memoryview(data), shape, wanted)
         return FrameFacts(number, *MODES[number].facts(rest, wanted))
 
-    def _content(self, tile: NDArray[Any], valid: NDArray[np.bool_] | None) -> tuple[Content, bytes | None]:
+    def content(self, tile: NDArray[Any], valid: NDArray[np.bool_] | None) -> tuple[Content, bytes | None]:
         """What modes see; and the plane of exceptions as bytes (empty: none; None: it cannot be written)."""
         if not codes_lossy(tile.dtype):
             raise UnsupportedSyntax(f"{tile.dtype} is not coded with loss; it can be kept exactly")

@@ -105,9 +105,10 @@ class LosslessCodec(TileCodec):
             raise InvalidRequest(f"reduce is 0 to {self.decompositions}, not {reduce}")
         step = 1 << reduce
         size = (*shape[:-2], -(-shape[-2] // step), -(-shape[-1] // step))
-        out = np.zeros(size, wanted.newbyteorder("<"))
         source = np.frombuffer(data, np.uint8)
         if code < NATIVE_TYPES:
+            # Not zeros: filling them with the interpreter's lock held is what a second thread waits for.
+            out = np.empty(size, wanted.newbyteorder("<"))
             try:
                 _native.decode(
                     source, code, shape, int(reduce), self.decompositions, out.reshape(-1).view(np.uint8)
@@ -115,6 +116,7 @@ class LosslessCodec(TileCodec):
             except _native.Corrupt as error:
                 raise TileCorrupt(f"lossless tile: {error}") from None
         else:
+            out = np.zeros(size, wanted.newbyteorder("<"))
             valid = _decode_other(source, code, shape, out.dtype)[..., ::step, ::step]
             out[tuple(slice(n) for n in valid.shape)] = valid
         return out if out.dtype == wanted else out.astype(wanted)

@@ -30,7 +30,7 @@ from tilevault.codecs.quantised import (
 if TYPE_CHECKING:
     from tilevault.codecs.learned import LearnedCodec
 
-__all__ = ["EXACT", "MODES", "NESTED", "Content", "Mode", "nested_samples"]
+__all__ = ["EXACT", "LEARNED", "MODES", "NESTED", "Content", "Mode", "nested_samples"]
 
 INDEX_TYPES = ("u1", "u2", "u4")
 STEP_BITS = 48

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tilevault.codecs.learned import LearnedCodec
     from tilevault.codecs.lossy_modes import Content
 
-__all__ = ["Learned"]
+__all__ = ["SLOPE", "Learned", "encode_near"]
 
 OCTAVE = 128
 """Codes of the step in which it doubles."""
@@ -45,7 +45,7 @@ SMALLEST_ERROR = 4
 
 
 @dataclass(frozen=True)
-class Trial:
+class _Trial:
     """One encoding."""
 
     data: bytes
@@ -64,11 +64,12 @@ class Learned:
         lattice = _Lattice.of(samples)
         if lattice is None:
             return None
-        head = b"".join(put_varint(n) for n in (samples.ndim, *samples.shape)) + lattice.head
         integers = lattice.integers(samples)
-        search = _Search(codec, content, lattice, integers)
-        data = search.psnr() if codec.target == "psnr" else search.max_error()
-        return None if data is None else head + data
+        if codec.target == "psnr":
+            data = _Search(codec, content, lattice, integers).psnr()
+        else:
+            data = _Search(codec, content, lattice, integers, restore=False).max_error()
+        return None if data is None else _head(samples, lattice) + data
 
     def decode(
         self,
@@ -146,6 +147,9 @@ class _Search:
     content: "Content"
     lattice: _Lattice
     integers: NDArray[np.int32]
+    slope: float = SLOPE
+    restore: bool = True
+    """Restoration permitted. It lowers squared errors and not the largest, so bounds do without."""
 
     def psnr(self) -> bytes | None:
         """The fewest bytes within `WINDOW` of the target; None where no step leads there.
@@ -159,7 +163,7 @@ class _Search:
         if found is None:
             return None
         code, best = found
-        slope, low, high = SLOPE, 0.0, SLOPE
+        slope, low, high = self.slope, 0.0, self.slope
         for _ in range(TRIES):
             if best.error >= least:
                 return best.data
@@ -171,12 +175,18 @@ class _Search:
                 low = slope
         return best.data if best.error >= least else None
 
+    def near(self, allowed: float) -> bytes:
+        """One encoding, where a search for ``allowed`` begins."""
+        return self._trial(self._guess(allowed), self.slope).data
+
     def max_error(self) -> bytes | None:
         """The coarsest step found whose largest error is within the bound."""
         allowed = self.codec.value
         if allowed < SMALLEST_ERROR * self.lattice.scale:
             return None
-        found = self._coarsest(lambda trial: trial.error / allowed, self._code(allowed / self.lattice.scale), 0.9)
+        found = self._coarsest(
+            lambda trial: trial.error / allowed, self._code(allowed / self.lattice.scale), 0.9
+        )
         return None if found is None else found[1].data
 
     def _guess(self, allowed: float) -> int:
@@ -190,13 +200,13 @@ class _Search:
         return min(max(round(OCTAVE * (math.log2(work) - 3)), LEAST_CODE), CODES - 1)
 
     def _coarsest(
-        self, excess: Callable[[Trial], float], code: int, enough: float
-    ) -> tuple[int, Trial] | None:
+        self, excess: Callable[[_Trial], float], code: int, enough: float
+    ) -> tuple[int, _Trial] | None:
         """A large code with ``excess`` of at most 1, `enough` or more if it can be had, and its encoding."""
-        below: tuple[int, float, Trial] | None = None  # meets
+        below: tuple[int, float, _Trial] | None = None  # meets
         above: tuple[int, float] | None = None  # misses
         for _ in range(TRIES):
-            trial = self._trial(code, SLOPE)
+            trial = self._trial(code, self.slope)
             found = excess(trial)
             if found <= 1:
                 below = (code, found, trial) if below is None or code > below[0] else below
@@ -212,7 +222,7 @@ class _Search:
 
     @staticmethod
     def _next(
-        code: int, found: float, below: tuple[int, float, Trial] | None, above: tuple[int, float] | None
+        code: int, found: float, below: tuple[int, float, _Trial] | None, above: tuple[int, float] | None
     ) -> int | None:
         """Where to look next; None where there is nothing between what met and what missed."""
         # The error grows about as the square of the step.
@@ -229,22 +239,36 @@ class _Search:
             guess = min(guess, above[0] - 1)
         return guess if LEAST_CODE <= guess < CODES else None
 
-    def _trial(self, code: int, slope: float) -> Trial:
+    def _trial(self, code: int, slope: float) -> _Trial:
         codec, content = self.codec, self.content
         dtype = content.samples.dtype
         least, most = _bounds(codec, self.lattice, dtype)
         plain, restored = np.empty_like(self.integers), np.empty_like(self.integers)
         model = native_model(codec.model)
         data = _native.encode_lossy(
-            model, self.integers, least, most, code, slope, codec.target == "psnr", plain, restored
+            model, self.integers, least, most, code, slope, self.restore, plain, restored
         )
         back = _samples(codec, self.lattice, restored, content.samples.shape, dtype)
         wanted = content.wanted.astype(np.float64)
         found = back.reshape(-1) if content.counted is None else back[content.counted]
         errors = np.abs(found.astype(np.float64) - wanted)
         if codec.target == "psnr":
-            return Trial(data, float(np.square(errors).sum()))
-        return Trial(data, float(errors.max()))
+            return _Trial(data, float(np.square(errors).sum()))
+        return _Trial(data, float(errors.max()))
+
+
+def encode_near(codec: "LearnedCodec", content: "Content", slope: float, restore: bool) -> bytes | None:
+    """The mode's bytes at the step that alone would make the error of a psnr target: for comparisons."""
+    lattice = _Lattice.of(content.samples)
+    if lattice is None or codec.target != "psnr":
+        return None
+    search = _Search(codec, content, lattice, lattice.integers(content.samples), slope, restore)
+    allowed = codec.allowed_squared(content.wanted.size, content.samples.dtype)
+    return _head(content.samples, lattice) + search.near(allowed)
+
+
+def _head(samples: NDArray[Any], lattice: _Lattice) -> bytes:
+    return b"".join(put_varint(n) for n in (samples.ndim, *samples.shape)) + lattice.head
 
 
 def _bounds(codec: "LearnedCodec", lattice: _Lattice, dtype: np.dtype[Any]) -> tuple[int, int]:

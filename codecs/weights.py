@@ -31,7 +31,7 @@ def add_source(name: str, find: Callable[[str], bytes | None]) -> None:
 
 
 def model_blob(digest: str) -> bytes:
-    """The blob of the model that ``digest`` names. Raises `ModelMismatch` if there is none, or it is another."""
+    """The blob that ``digest`` names. Raises `ModelMismatch` if it is nowhere, or has become another."""
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         raise ModelMismatch(f"a model is named by 64 hexadecimal digits, not {digest!r:.80}")
     for find in (_in_folder(_SHIPPED), *_sources.values(), _in_folder(_named_folder())):

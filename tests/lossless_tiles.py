@@ -56,6 +56,14 @@ def make(texture, shape, dtype, seed=0):
     return ((values % 4096) / 8 - 100).astype(dtype).reshape(shape)
 
 
+def from_two() -> np.ndarray:
+    """Three planes of 48 x 48 in 8 bits: one follows another, the third follows the mean of both."""
+    one = make("walk", (48, 48), "u1") // 2 + 60
+    two = one + make("noise", (48, 48), "u1") % 8
+    three = (one.astype(int) + two) // 2 + make("noise", (49, 48), "u1")[1:] % 2
+    return np.stack([two, three.astype("u1"), one])
+
+
 def golden():
     """Name -> (codec, tile): one of each kind of frame, table and transform."""
     from tilevault.codecs import LosslessCodec
@@ -77,6 +85,7 @@ def golden():
         "walk-f32": (pixels, make("walk", (40, 40), "f4")),
         "extremes-i32": (pixels, make("extremes", (60, 60), "i4")),
         "colour-u8": (pixels, np.concatenate([grey, grey + 9, grey ^ 1])),
+        "colour-other-u8": (pixels, from_two()),
         "stack-u16": (pixels, make("walk", (5, 24, 20), "u2")),
         "rank-5": (pixels, make("ramp", (2, 1, 3, 18, 22), "i2")),
         "one-level": (LosslessCodec(1, False), make("walk", (20, 50), "u1")),

@@ -43,7 +43,7 @@ class Bits:
         return 1 << n | self.field(n)
 
     def align(self):
-        self.field(-self.at % 8)
+        assert not self.field(-self.at % 8), "fill bits"
         return self.at // 8
 
 
@@ -332,12 +332,13 @@ def reduce_raw(name, tile, k):
 
 
 def decode_wavelet(data, at, name, size, reduce, decompositions):
-    from wavelet_twin import low_bands, triples  # they are built on this module
+    from wavelet_twin import Colours, colour_of, low_bands  # they are built on this module
 
     lead, planes, height, width = size
     flags = data[at]
     at += 1
-    levels, packed, colour, axis = flags & 15, flags >> 4 & 1, flags >> 5 & 1, flags >> 6
+    levels, packed = flags & 15, flags >> 4 & 1
+    colour, at = colour_of(flags, data, at)
     assert levels == min(decompositions, (max(height, width) - 1).bit_length())
     base, values = 0, None
     if packed:
@@ -353,7 +354,7 @@ def decode_wavelet(data, at, name, size, reduce, decompositions):
     for n in [*lengths, len(data)][: levels + 1 - skip]:
         segments.append(data[at : at + n])
         at += n
-    out = low_bands(segments, planes, height, width, levels, triples(lead, axis) if colour else [])
+    out = low_bands(segments, planes, height, width, levels, Colours.of(lead, colour))
     if packed:
         return values[np.array(out)].reshape(*lead, height, width)[..., :: 2**reduce, :: 2**reduce]
     tile = to_sample_array(name, out, base, reduce > 0)
@@ -362,21 +363,20 @@ def decode_wavelet(data, at, name, size, reduce, decompositions):
 
 def decode_predictor(data, at, name, size, reduce):
     from predictor_twin import decode_words  # they are built on this module
-    from wavelet_twin import triples, undo_colour
+    from wavelet_twin import Colours, colour_of, undo_colour
 
     lead, planes, height, width = size
     flags, at = data[at], at + 1
-    packed, colour, axis = flags >> 4 & 1, flags >> 5 & 1, flags >> 6
+    packed = flags >> 4 & 1
     assert flags & 15 == 0
-    assert colour or not axis
+    colour, at = colour_of(flags, data, at)
     base, values = 0, None
     if packed:
         values, at = read_values(name, data, at)
     elif name not in RANGES:
         base, at = int.from_bytes(data[at : at + 4], "little"), at + 4
     out = decode_words(data[at:], planes, height, width)
-    if colour:
-        undo_colour(out, triples(lead, axis))
+    undo_colour(out, Colours.of(lead, colour))
     if packed:
         return values[np.array(out)].reshape(*lead, height, width)[..., :: 2**reduce, :: 2**reduce]
     tile = to_sample_array(name, [low_band(plane, reduce) for plane in out], base, reduce > 0)

@@ -94,6 +94,19 @@ def test_the_same_again_is_present_and_a_dry_run_writes_nothing(series, tmp_path
     assert [i.status for i in add([series[0]], archive, dry_run=True).images] == ["present"]
 
 
+def test_a_damaged_image_is_not_called_present(series, tmp_path):
+    name = add([series[0]], tmp_path / "archive").images[0].image
+    archive = Archive.open(tmp_path / "archive")
+    entry = max(archive[name].manifest.objects, key=lambda o: o.size)
+    damaged = archive[name].path / entry.key
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    again = add([series[0]], tmp_path / "archive").images[0]
+    assert (again.status, again.code, again.exit_code) == ("failed", "IntegrityError", 4)
+    archive.remove(name)
+    assert [i.status for i in add([series[0]], tmp_path / "archive").images] == ["added"]
+    assert problems(tmp_path / "archive") == []
+
+
 def test_late_instances_extend_a_series_and_reuse_its_shards(series, tmp_path, monkeypatch):
     # Shards of four slices, so that the late ones leave the first shard as it is.
     monkeypatch.setattr("tilevault.archive.grid.BALANCED_BYTES", 4 * 96 * 96 * 2)

@@ -258,6 +258,16 @@ def test_samples_outside_of_the_recorded_range_are_refused() -> None:
         LearnedCodec("max_error", 1, 0, 10).encode_tile(np.array([[3, 11]], np.uint8))
 
 
+def test_a_range_beyond_the_type_is_cut_to_it() -> None:
+    words = picture((40, 40), "uint8")
+    codec = LearnedCodec("max_error", 2, -500, 5000)
+    assert codec.range_of(words.dtype) == (0, 255)
+    back = codec.decode_tile(codec.encode_tile(words), words.shape, words.dtype)
+    assert np.abs(back.astype(int) - words.astype(int)).max() <= 2
+    with pytest.raises(InvalidRequest):
+        LearnedCodec("max_error", 2, 300, 400).encode_tile(words)
+
+
 # --- Frames that lie ---------------------------------------------------------------------------------
 
 

@@ -234,6 +234,29 @@ def test_a_map_that_lies(data):
     assert outcome(data, reduce=3) is None
 
 
+TWO_VALUES = b"\x04" + bytes([1, 0, 0, 0, 0, 0])  # k = 0, first key 0; 0x20 is gap 0, above it two fill bits
+
+
+def ranks(odd=0):
+    """A nested plane of ranks, 0 but for a sample at an odd place."""
+    body = np.zeros((2, 6, 8), "<u2")
+    body[1, 3, 5] = odd
+    return nested((2, 6, 8), body=body.tobytes())
+
+
+def test_fill_bits_of_a_list_of_values():
+    assert outcome(frame(b"\x01", TWO_VALUES + b"\x20", AS_BEFORE, ranks())) is not None
+    for bits in (b"\x60", b"\xa0", b"\xe0"):
+        assert outcome(frame(b"\x01", TWO_VALUES + bits, AS_BEFORE, ranks())) is None
+
+
+@pytest.mark.parametrize("reduce", [0, 1, 3])
+def test_what_a_reduced_size_does_not_show_is_checked(reduce):
+    sound, lie = (frame(b"\x01", TWO_VALUES + b"\x20", AS_BEFORE, ranks(r)) for r in (1, 2))
+    assert outcome(sound, reduce=reduce) is not None
+    assert outcome(lie, reduce=reduce) is None
+
+
 @pytest.mark.parametrize(
     "gaps",
     [

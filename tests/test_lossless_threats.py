@@ -290,6 +290,21 @@ def test_a_sample_outside_its_type():
     assert outcomes == {True, False} or outcomes == {True}
 
 
+@pytest.mark.parametrize("how", [0, 1, 3, 3 | 4, 6 << 2, 7 << 2, 4 << 5, 7 << 5 | 1 << 2, 255])
+@pytest.mark.parametrize("prefer", ["resolution", "size"])
+def test_colour_transforms_that_cannot_be(prefer, how):
+    """No such axis, order or mix; or what has a shorter form."""
+    codec = LosslessCodec(pack=False, prefer=prefer)
+    data = bytearray(codec.encode_tile(tiles.from_two()))
+    assert data[5] & 32
+    if data[5] >> 6 != 3:
+        data.insert(6, 0)
+        data[5] |= 192
+    data[6] = how
+    with pytest.raises(TileCorrupt, match="colour"):
+        codec.decode_tile(bytes(data), (3, 48, 48), "u1")
+
+
 @pytest.mark.parametrize("flags", [6, 15, 1, 0, 64, 128, 5 | 32, 5 | 32 | 64, 5 | 192])
 def test_flags_that_cannot_be(flags):
     data = bytearray(LosslessCodec(pack=False).encode_tile(tiles.make("walk", (1, 40, 40), "u2")))

@@ -659,3 +659,19 @@ def test_every_word_of_the_header_is_kept(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest):
         found.source.rebuild(0)
     assert BASE["PatientID"][2] in kept.decode("latin-1")
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, EXPLICIT_BIG])
+def test_padding_of_dicom_is_nodata(tmp_path: Path, syntax: str) -> None:
+    words = waves((48, 64))
+    words[:10] = -2000
+    build = Builder(explicit=syntax != IMPLICIT, big=syntax == EXPLICIT_BIG)
+    data = words.astype(">i2" if syntax == EXPLICIT_BIG else "<i2").tobytes()
+    # The attribute is often US although the words are signed.
+    padding = build.element(0x00280120, "US", [63536])
+    content = image(data, syntax, Rows=48, Columns=64, PixelRepresentation=1, before=padding)
+    put(tmp_path / "in", [content])
+    found = only(add([tmp_path / "in"], tmp_path / "a", lossy="max-error=8"), tmp_path / "a")
+    assert found.summary["quality"]["range"] == [int(words[10:].min()), int(words.max())]
+    assert np.array_equal(found[...] == -2000, words == -2000)
+    assert found.quality.tables.arrays["samples"].sum() == 38 * 64

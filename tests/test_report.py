@@ -4,6 +4,7 @@ import base64
 import re
 import shutil
 import stat
+import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.errors import NotGeoreferencedWarning
 
 import collection
 from tilevault.archive.image import ImageInfo
@@ -445,3 +448,85 @@ def test_a_report_that_cannot_be_written_is_our_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TilevaultError):
         write_report(tmp_path / "file" / "report.html", None, Result())  # type: ignore[arg-type] # as above
+
+
+# -- lossy images -------------------------------------------------------------------------------------------
+
+
+def lossy_scene(folder: Path) -> tuple[Archive, AddResult]:
+    """An archive of one lossy scene of 2 x 3 tiles, one of them empty."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:400, 0:700]
+    words = (900 + 400 * np.sin(x / 30) * np.cos(y / 20) + rng.normal(0, 12, x.shape)).astype(np.uint16)
+    words[256:, 512:] = 900
+    folder.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            folder / "a <b> scene.tif", "w", driver="GTiff", width=700, height=400, count=1, dtype="uint16"
+        ) as out:
+            out.write(words, 1)
+    result = add([folder], folder.parent / "archive", tile=256, lossy="psnr=40")
+    assert [image.status for image in result.images] == ["added"]
+    return Archive.open(folder.parent / "archive"), result
+
+
+def test_what_was_lost_is_drawn(tmp_path: Path) -> None:
+    archive, result = lossy_scene(tmp_path / "in")
+    report = gather(archive, result)
+    (shown,) = report.images
+    assert (shown.fidelity, shown.round_trip) == ("psnr=40", "lossy")
+    view = shown.quality
+    assert view is not None
+    assert [m.values.shape for m in view.maps] == [(2, 3), (2, 3)]
+    assert (view.exact, view.decibels.size) == (1, 5)
+    assert 40 <= view.decibels.min() <= view.decibels.max() <= 40.1
+    assert len(view.worst) == 4
+    page = Page(render_page(report))
+    shown_pictures = [
+        attrs["alt"] for tag, attrs in page.tags if tag == "img" and attrs.get("class") == "close"
+    ]
+    assert shown_pictures.count("original") == shown_pictures.count("as it is read") == 4
+    assert {tag for tag, _ in page.tags} <= TAGS
+    words = " ".join(page.words)
+    assert "a <b> scene.tif" in words
+    assert "5 tiles by PSNR in dB, 1 more lost nothing" in words
+    heat = [attrs["alt"] for tag, attrs in page.tags if "heat" in str(attrs.get("class"))]
+    assert {"PSNR, dB", "largest error"} <= set(heat)
+
+
+def test_closeups_are_where_the_worst_tiles_differ_most(tmp_path: Path) -> None:
+    archive, result = lossy_scene(tmp_path / "in")
+    (entry,) = result.images
+    image = archive[entry.image]
+    decibels = [closeup.psnr for closeup in entry.worst]
+    assert decibels == sorted(decibels)
+    for closeup in entry.worst:
+        y, x = closeup.start
+        height, width = closeup.original.shape
+        assert max(height, width) <= 64
+        assert np.array_equal(image[y : y + height, x : x + width], closeup.decoded)
+        assert image.quality.psnr[closeup.tile] == pytest.approx(closeup.psnr, abs=1e-5)
+        assert 0 < np.abs(closeup.original.astype(int) - closeup.decoded).max() <= closeup.max_abs_error
+
+
+def test_a_page_without_pictures_has_no_closeups(tmp_path: Path) -> None:
+    archive, result = lossy_scene(tmp_path / "in")
+    (shown,) = gather(archive, result, thumbnails=False).images
+    assert shown.quality is not None
+    assert shown.quality.worst == ()
+    again = add([tmp_path / "in"], tmp_path / "archive", tile=256, lossy="psnr=40")
+    (present,) = gather(archive, again).images
+    assert present.quality is not None
+    assert (present.quality.worst, present.quality.exact) == ((), 1)
+
+
+def test_an_exact_image_has_no_section_of_losses() -> None:
+    from tilevault.workflows.report_quality import draw_quality
+
+    assert draw_quality([]) == ""
+
+
+def test_a_map_of_nearly_equal_tiles_is_not_blown_up() -> None:
+    values = np.array([[45.0, 45.01]])
+    assert heat_map(values, (1, 2), (1, 1), 0.5)[1:] == pytest.approx((44.755, 45.255))

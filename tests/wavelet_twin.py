@@ -1,5 +1,7 @@
 """A slow decoder of wavelet53 coefficients, written from docs/format.md sections 2.5 to 2.7 alone."""
 
+from dataclasses import dataclass, field
+from itertools import permutations
 from math import prod
 
 import numpy as np
@@ -214,28 +216,79 @@ def triples(lead, axis):
     return list(zip(*(np.take(index, i, axis).reshape(-1).tolist() for i in range(3)), strict=True))
 
 
+def colour_of(flags, data, at):
+    """2.2, 2.9: (axis, order, mix) or None; where the header goes on."""
+    axis, order, mix = flags >> 6, 0, 0
+    if not flags >> 5 & 1:
+        assert axis == 0
+        return None, at
+    if axis == 3:
+        axis, order, mix, at = data[at] & 3, data[at] >> 2 & 7, data[at] >> 5, at + 1
+        assert order < 6
+        assert mix < 4
+        assert (order, mix) != (0, 0)
+    return (axis, order, mix), at
+
+
+@dataclass
+class Colours:
+    """The planes that are transformed, by threes, and how."""
+
+    threes: list = field(default_factory=list)
+    order: int = 0
+    mix: int = 0
+
+    @classmethod
+    def of(cls, lead, colour):
+        return cls(triples(lead, colour[0]), *colour[1:]) if colour else cls()
+
+    def places(self):
+        for three in self.threes:
+            yield three, [three[i] for i in list(permutations(range(3)))[self.order]]
+
+
 def undo_colour(planes, colours):
     """Lists of rows by plane."""
-    for p, q, r in colours:
-        for y, row in enumerate(planes[p]):
+    for coded, real in colours.places():
+        for y, row in enumerate(planes[coded[0]]):
             for x in range(len(row)):
-                luma, co, cg = planes[p][y][x], planes[q][y][x], planes[r][y][x]
-                t = word(luma - (cg >> 1))
-                green = word(cg + t)
-                blue = word(t - (co >> 1))
-                planes[p][y][x], planes[q][y][x], planes[r][y][x] = word(blue + co), green, blue
+                abc = unmixed(colours.mix, *(planes[p][y][x] for p in coded))
+                for p, v in zip(real, abc, strict=True):
+                    planes[p][y][x] = word(v)
+
+
+def unmixed(mix, x, y, z):
+    if mix == 0:
+        t = word(x - (z >> 1))
+        c = word(t - (y >> 1))
+        return c + y, z + t, c
+    if mix == 3:
+        b = word(x - (word(y + z) >> 2))
+        return z + b, b, y + b
+    b = word(y + x)
+    return x, b, z + (x if mix == 1 else word(x + b) >> 1)
+
+
+def mixed(mix, a, b, c):
+    if mix == 0:
+        co = word(a - c)
+        t = word(c + (co >> 1))
+        cg = word(b - t)
+        return t + (cg >> 1), co, cg
+    if mix == 3:
+        u, v = word(c - b), word(a - b)
+        return b + (word(u + v) >> 2), u, v
+    return a, b - a, c - (a if mix == 1 else word(a + b) >> 1)
 
 
 def with_colour(planes, colours):
     out = [[list(row) for row in plane] for plane in planes]
-    for p, q, r in colours:
-        for y, row in enumerate(planes[p]):
+    for coded, real in colours.places():
+        for y, row in enumerate(planes[coded[0]]):
             for x in range(len(row)):
-                red, green, blue = planes[p][y][x], planes[q][y][x], planes[r][y][x]
-                co = word(red - blue)
-                t = word(blue + (co >> 1))
-                cg = word(green - t)
-                out[p][y][x], out[q][y][x], out[r][y][x] = word(t + (cg >> 1)), co, cg
+                values = mixed(colours.mix, *(planes[p][y][x] for p in real))
+                for p, v in zip(coded, values, strict=True):
+                    out[p][y][x] = word(v)
     return out
 
 

@@ -345,7 +345,8 @@ def _cog(shared: _Export, item: _Item, placing: Placing) -> str:
     module = formats()["geotiff"]
     read = _words_reader(shared, image)
     source, items = image.source.image, loss_items(image)
-    module.write_cog(placing.path, source, read, image.read_mask, image.source.verbatim(0), items)
+    said = {"items": items} if items else {}
+    module.write_cog(placing.path, source, read, image.read_mask, image.source.verbatim(0), **said)
     _prove(shared, image, module, placing.path, metadata=False)
     return "decoded" if items else "pixel-exact"
 

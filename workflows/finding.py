@@ -98,7 +98,9 @@ def _several(archive: "Archive", name: str, images: list[str]) -> str:
     shown = []
     for image in images[:CANDIDATES]:
         try:
-            shown.append(f"{image[:12]} ({printable(archive[image].summary.get('name', ''), 60)})")
+            summary = archive[image].summary
+            lossy = f", {summary['fidelity']}" if "fidelity" in summary else ""
+            shown.append(f"{image[:12]} ({printable(summary.get('name', ''), 60)}{printable(lossy, 40)})")
         except (IntegrityError, InputRejected):
             shown.append(image[:12])
     more = f" and {len(images) - CANDIDATES} more" if len(images) > CANDIDATES else ""

@@ -104,8 +104,8 @@ def add(
         provenance = _provenance(tile, prefer)
         if target is not None:
             provenance["lossy"] = target.fidelity
-        folder = os.fspath(path.absolute())
-        orders = [Order(folder, image, tile, prefer, provenance, target) for image in images]
+        place, alone = os.fspath(path.absolute()), workers == 1
+        orders = [Order(place, image, tile, prefer, provenance, alone, target) for image in images]
         orders, forbidden = _permitted(orders, labels)
         if dry_run:
             results = _planned_all(cluster, orders, opened)

@@ -19,6 +19,7 @@ from tilevault.archive.image import Window, Words, values
 from tilevault.codecs import LearnedCodec
 from tilevault.codecs.errors import InvalidRequest, LossyRefused
 from tilevault.codecs.learned import codes_lossy
+from tilevault.codecs.weights import CURRENT_MODEL
 
 if TYPE_CHECKING:
     from tilevault.archive.store import Image
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LossyTarget",
     "Survey",
+    "absent_value",
     "as_labels",
     "check_sources",
     "codec_for",
@@ -151,9 +153,9 @@ def survey_windows(image: SourceImage, side: int) -> Iterator[Window]:
         yield grid.shard_window(index)
 
 
-def survey(reader: Any, window: Window) -> Survey:
+def survey(image: SourceImage, reader: Any, window: Window) -> Survey:
     """What one window holds."""
-    info = reader.info
+    info, absent = reader.info, absent_value(image)
     words: Words = reader.read(window)
     plain = info.bits_stored is None or bool(np.array_equal(values(words, info), words))
     counted = np.ones(words.shape, bool)
@@ -161,9 +163,9 @@ def survey(reader: Any, window: Window) -> Survey:
         counted &= reader.read_mask(Window(window.start[-2:], window.stop[-2:])) != 0
     if words.dtype.kind == "f":
         counted &= np.isfinite(words)
-    if info.nodata is not None and info.nodata == info.nodata:
+    if absent is not None and absent == absent:
         with np.errstate(over="ignore"):
-            counted &= words != np.asarray(info.nodata).astype(words.dtype)
+            counted &= words != np.asarray(absent).astype(words.dtype)
     valid = words[counted]
     if valid.size == 0:
         return Survey(plain=plain)
@@ -175,6 +177,15 @@ def survey(reader: Any, window: Window) -> Survey:
             found = np.unique(valid)
         distinct = frozenset(int(v) for v in found) if len(found) < FEW_VALUES else None
     return Survey(valid.min().item(), valid.max().item(), distinct, plain)
+
+
+def absent_value(image: SourceImage) -> float | int | None:
+    """The value that marks absent samples: nodata, or what a DICOM image is padded with."""
+    info = image.info
+    if info is None or info.nodata is not None:
+        return None if info is None else info.nodata
+    padding: int | None = formats()[image.format].padding_value(image)
+    return padding
 
 
 def codec_for(image: SourceImage, target: LossyTarget, surveys: Iterable[Survey]) -> LearnedCodec:
@@ -196,7 +207,8 @@ def codec_for(image: SourceImage, target: LossyTarget, surveys: Iterable[Survey]
         target.value,
         low=found.low or 0,
         high=found.high or 0,
-        nodata=_nodata(info.nodata),
+        nodata=_nodata(absent_value(image)),
+        model=CURRENT_MODEL,
     )
 
 

@@ -4,24 +4,59 @@ The threads are daemons: Ctrl-C during a long check ends the command without wai
 something behind when it is cut off watches ``stop``, and is given time to clean up.
 """
 
+import contextlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-__all__ = ["default_workers", "in_order"]
+__all__ = ["CLEAN_UP_SECONDS", "Threads", "default_workers", "in_order"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 CLEAN_UP_SECONDS = 10.0
+"""What running work is given to end when it is interrupted."""
 
 
 def default_workers() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Threads:
+    """Daemon threads that do what they are given, in the order in which they are given it."""
+
+    def __init__(self, count: int) -> None:
+        self._jobs: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def start(self, job: Callable[[], Any]) -> None:
+        """Have ``job``, which raises nothing, done by the next free thread."""
+        self._jobs.put(job)
+
+    def drop(self) -> None:
+        """Forget what has not begun."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._jobs.get_nowait()
+
+    def end(self, seconds: float = 0.0) -> None:
+        """Let the threads end after what was given to them; wait for that so long at most."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Slot(Generic[R]):
@@ -54,17 +89,14 @@ def in_order(
     without ``stop`` nobody waits.
     """
     count = workers or default_workers()
-    jobs: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
-    threads = [threading.Thread(target=_serve, args=(jobs,), daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
+    threads = Threads(count)
     waiting: deque[_Slot[R]] = deque()
     finished = False
     try:
         for item in items:
             slot: _Slot[R] = _Slot()
             waiting.append(slot)
-            jobs.put(partial(slot.fill, partial(work, item)))
+            threads.start(partial(slot.fill, partial(work, item)))
             if len(waiting) >= 2 * count:
                 yield _result(waiting.popleft())
         while waiting:
@@ -72,15 +104,10 @@ def in_order(
         finished = True
     finally:
         if not finished:
-            while not jobs.empty():
-                jobs.get_nowait()
-        for _ in threads:
-            jobs.put(None)
-        if stop is not None:
-            if not finished:
+            threads.drop()
+            if stop is not None:
                 stop.set()
-            for thread in threads:
-                thread.join(CLEAN_UP_SECONDS)
+        threads.end(0.0 if stop is None else CLEAN_UP_SECONDS)
 
 
 def _result(slot: _Slot[R]) -> R:
@@ -88,8 +115,3 @@ def _result(slot: _Slot[R]) -> R:
     if slot.error is not None:
         raise slot.error
     return slot.result
-
-
-def _serve(jobs: "SimpleQueue[Callable[[], Any] | None]") -> None:
-    while (job := jobs.get()) is not None:
-        job()

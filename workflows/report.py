@@ -5,7 +5,7 @@ looked at and tested without an archive. The page holds patient data; the file i
 """
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilevault.archive.image import ImageInfo
+from tilevault.archive.lossy import Closeup
 from tilevault.codecs.errors import TilevaultError
 from tilevault.workflows.console import reason_alone
 from tilevault.workflows.placing import placed
+from tilevault.workflows.report_quality import QualityView, gather_quality
 
 if TYPE_CHECKING:
     from tilevault.archive.store import Archive, Image
@@ -67,6 +69,10 @@ class ReportImage:
     code: str | None = None
     reason: str | None = None
     warnings: tuple[str, ...] = ()
+    fidelity: str = "exact"
+    """``exact``, or the bound of a lossy image."""
+    quality: QualityView | None = None
+    """Of a lossy image: what was measured."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def gather(archive: "Archive | None", result: "AddResult", *, thumbnails: bool =
             shown = _described(shown, stored.summary)
             settings.update(_settings(stored))
             if i < MAX_PICTURES:
-                shown = _pictured(shown, stored, thumbnails)
+                shown = _pictured(shown, stored, thumbnails, entry.worst)
         images.append(shown)
     codecs = sorted({image.codec for image in images if image.codec})
     if codecs:
@@ -167,6 +173,7 @@ def _plain(entry: "ImageResult") -> ReportImage:
         code=entry.code,
         reason=None if entry.reason is None else reason_alone(entry.reason, entry.name, *entry.sources),
         warnings=tuple(dict.fromkeys(entry.warnings)),
+        fidelity=entry.fidelity,
     )
 
 
@@ -199,7 +206,7 @@ def _settings(image: "Image") -> dict[str, str]:
     return {name: str(provenance[key]) for name, key in named.items() if key in provenance}
 
 
-def _pictured(shown: ReportImage, image: "Image", thumbnails: bool) -> ReportImage:
+def _pictured(shown: ReportImage, image: "Image", thumbnails: bool, worst: Sequence[Closeup]) -> ReportImage:
     try:
         info = image.info
         if info is None:
@@ -207,6 +214,7 @@ def _pictured(shown: ReportImage, image: "Image", thumbnails: bool) -> ReportIma
         bits, along = _bits_per_pixel(image.quality.bits, image.quality.samples, info)
         picture = _thumbnail(image, info) if thumbnails else None
         rows, columns = image.grid.tile[-2:]
+        shown = replace(shown, quality=gather_quality(image, worst, thumbnails))
         return replace(shown, bits_per_pixel=bits, bits_along=along, tile=(rows, columns), thumbnail=picture)
     except TilevaultError as error:
         return replace(shown, warnings=(*shown.warnings, f"{error.code}: {error.message}"))

@@ -73,15 +73,17 @@ def share_bar(parts: Sequence[tuple[str, int, str]]) -> str:
 
 
 def heat_map(
-    values: NDArray[np.float64], extent: tuple[int, int], tile: tuple[int, int]
+    values: NDArray[np.float64], extent: tuple[int, int], tile: tuple[int, int], narrowest: float = 0.0
 ) -> tuple[bytes, float, float]:
     """A PNG of the tiles in their places, and the values of its darkest and lightest colour.
 
     ``values``: (rows, columns) of tiles, finite; ``extent`` and ``tile`` in pixels (y, x): the last row and
     column of tiles may be narrower. Where all tiles cost the same, all have the middle colour. More tiles
-    than the picture has pixels are sampled.
+    than the picture has pixels are sampled. The colours span ``narrowest`` at least.
     """
     low, high = float(values.min()), float(values.max())
+    if high - low < narrowest:
+        low, high = (low + high - narrowest) / 2, (low + high + narrowest) / 2
     place = np.full(values.shape, 0.5) if low == high else (values - low) / (high - low)
     scale = HEAT_SIDE / max(extent)
     index = []

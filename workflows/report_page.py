@@ -11,6 +11,7 @@ import numpy as np
 from tilevault.workflows.console import human_bytes
 from tilevault.workflows.report import MAX_PICTURES, Report, ReportFile, ReportImage, bytes_read
 from tilevault.workflows.report_charts import SCALE, bar_chart, data_uri, heat_map, share_bar, text
+from tilevault.workflows.report_quality import draw_quality
 from tilevault.workflows.report_style import STYLE
 
 __all__ = ["MAX_ROWS", "render_page"]
@@ -42,6 +43,7 @@ def render_page(report: Report) -> str:
             _tiles(report),
             _overview(report),
             _files(report.files),
+            draw_quality([(i.name, i.quality) for i in report.images if i.quality is not None]),
             _heat_maps(report.images),
             _images(report),
             f"<footer>Written by tilevault {text(report.version, 40)}, {text(report.made, 40)}.</footer>",
@@ -227,6 +229,8 @@ def _image_row(image: ReportImage) -> str:
     ratio = f"{image.bytes_source / image.bytes_stored:.2f}" if image.bytes_stored else "–"
     stored = human_bytes(image.bytes_stored) if image.bytes_stored else "–"
     proved = "–" if image.status == "failed" else _tag(image.round_trip)
+    if image.fidelity != "exact" and image.status != "failed":
+        proved += f'<div class="id">{text(image.fidelity, 40)}</div>'
     return (
         f'<tr><td class="pic">{picture}</td>'
         f'<td class="name">{text(image.name, 160)}<div class="id">{text(image.id[:12])} · {files}</div>'

@@ -55,6 +55,13 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 .map figure img.strip{object-fit:fill}
 details.more>summary{margin:14px 2px;font-size:14px}
 .map p{margin:8px 0 6px;font-size:13px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.card.lossy{margin:0 0 12px}
+.card.lossy h3{margin:0 0 2px;overflow-wrap:anywhere}
+.card.lossy>.note{margin:0 0 10px}
+.card.lossy .map{padding:0}
+.closeups{margin-top:14px;grid-template-columns:repeat(auto-fill,minmax(min(420px,100%),1fr))}
+.map figure img.close{image-rendering:pixelated;background:none;object-position:left}
+svg.histogram{width:100%;height:150px;display:block}
 .key{display:flex;align-items:center;gap:8px;font-size:12px;color:var(--soft);
 font-variant-numeric:tabular-nums}
 .key i{flex:1;height:8px;border-radius:4px;background:linear-gradient(90deg,SCALE)}

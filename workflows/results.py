@@ -1,11 +1,12 @@
 """What an `add` is asked and what it answers: small values that travel between its parts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tilevault.archive.description import Description
 from tilevault.archive.formats import SourceImage
+from tilevault.archive.lossy import Closeup
 from tilevault.archive.manifest import CommitRecord, image_id
 from tilevault.codecs import LearnedCodec
 from tilevault.workflows.discover import FileResult
@@ -56,6 +57,8 @@ class ImageResult:
     """``exact``, or the target to which the pixels are (in a dry run: would be) altered."""
     quality: Mapping[str, Any] | None = None
     """Of a lossy image: what was measured (`archive.lossy.summary`)."""
+    worst: tuple[Closeup, ...] = ()
+    """Of a lossy image that was just added: where it differs most from what was handed in."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Order:
     side: int
     prefer: str
     provenance: Mapping[str, Any]
+    one_thread: bool = False
+    """One worker was asked for: no task has threads of its own."""
     lossy: LossyTarget | None = None
     """None: exact."""
     codec: LearnedCodec | None = None
@@ -92,6 +97,7 @@ def result_of(
     status: str,
     commit: CommitRecord | None = None,
     description: Description | None = None,
+    worst: Sequence[Closeup] = (),
 ) -> ImageResult:
     """What became of an image that did not fail."""
     image = order.image
@@ -104,6 +110,7 @@ def result_of(
         round_trip=image.round_trip,
         bytes_source=bytes_source(image),
         fidelity=image.fidelity,
+        worst=tuple(worst),
         quality=commit.summary.get("quality") if commit else None,
         bytes_stored=int(commit.summary.get("bytes_stored", 0)) if commit else 0,
         # A format may say of the image what it says of its one file.

@@ -14,6 +14,7 @@ from tilevault.archive.description import Description
 from tilevault.archive.formats import SourceImage, formats
 from tilevault.archive.generation import Generation, ShardReceipt, forget_receipts
 from tilevault.archive.image import Window, Words
+from tilevault.archive.lossy import worst_of
 from tilevault.archive.manifest import CommitRecord, Manifest, ManifestObject, image_id, source_set
 from tilevault.archive.source import StoredFrames
 from tilevault.archive.store import Archive, Image
@@ -97,6 +98,7 @@ def _attempt(order: Order, archive: Archive, previous: CommitRecord | None) -> J
         # Whoever wrote the record may have died before it was durable.
         archive.blobs.sync(f"commits/{previous.image}")
         forget_receipts(archive.blobs, previous.image, str(previous.generation))
+        _refuse_damaged(Image(archive, previous))
         return result_of(order, "present", commit=previous)
     if previous is not None and previous.generation is None:
         archive.finish_removal(previous.image)
@@ -136,7 +138,19 @@ def _attempt(order: Order, archive: Archive, previous: CommitRecord | None) -> J
     quality = generation.quality_summary(receipts)
     (record,) = yield [Task(_commit, (objects, previous, quality), shared=(order, generation))]
     status = "extended" if known else "added"
-    return result_of(order, status, commit=record, description=generation.description)
+    worst = worst_of(closeup for receipt in receipts for closeup in receipt.worst)
+    return result_of(order, status, record, generation.description, worst)
+
+
+def _refuse_damaged(image: Image) -> None:
+    """Nobody shall be told that an image is there while some of its objects are not, or have another size."""
+    found = image.check("size").findings
+    if found:
+        raise IntegrityError(
+            f"image {image.id}: is archived, but damaged ({len(found)} objects; {found[0].message}): "
+            "keep the source; remove the image (rm) and add it again",
+            image=image.id,
+        )
 
 
 def known_files(archive: Archive | None, commit: CommitRecord | None) -> dict[str, int]:
@@ -184,7 +198,7 @@ def _surveyed(order: Order) -> Any:
 
 def _survey(order: Order, window: Window) -> Survey:
     with _open_reader(order) as reader:
-        return survey(reader, window)
+        return survey(order.image, reader, window)
 
 
 def image_of_order(order: Order) -> str:
@@ -327,7 +341,7 @@ def _proofs(order: Order, generation: Generation, objects: Sequence[ManifestObje
     manifest = generation.manifest(objects)
     batches = list(_proof_batches(order.image))
     # A single large file keeps all cores busy from inside its one task.
-    threads = len(batches) == 1 and not is_small(order.image)
+    threads = len(batches) == 1 and not is_small(order.image) and not order.one_thread
     return [Task(_prove_files, (batch, threads), shared=(generation, manifest)) for batch in batches]
 
 
@@ -345,6 +359,8 @@ def _prove_files(generation: Generation, manifest: Manifest, batch: range, threa
     """Rebuild files from what is stored and compare them with what was scanned."""
     image = Image.staged(generation.blobs, manifest)
     image.threads = threads
+    for reader in image.readers.values():
+        reader.hold = True
     for i in batch:
         file, digest, size = image.source.files[i], hashlib.sha256(), 0
         for piece in image.source.rebuild(i):

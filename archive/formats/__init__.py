@@ -152,6 +152,10 @@ class Format(Protocol):
         """Why they may have to stay exact, by what is only a hint, or None."""
         ...
 
+    def padding_value(self, image: SourceImage) -> int | None:
+        """A value of samples that were not measured, beside nodata; or None."""
+        ...
+
     def window_inputs(self, image: SourceImage, window: Window) -> Any:
         """JSON values that name the source samples of a level-0 window: the same values, the same samples."""
         ...

@@ -14,7 +14,7 @@ from typing import Any
 
 from tilevault.archive.formats import FrameAccess, SourceFile
 from tilevault.archive.formats.dicom_attributes import describe, display, geometry
-from tilevault.archive.formats.dicom_exact import looks_exact, never_lossy
+from tilevault.archive.formats.dicom_exact import looks_exact, never_lossy, padding_value
 from tilevault.archive.formats.dicom_header import Header
 from tilevault.archive.formats.dicom_pixels import Opaque, declared_bytes, layout_of, pixel_record
 from tilevault.archive.formats.dicom_position import frame_position, instance_of, window_inputs
@@ -35,6 +35,7 @@ __all__ = [
     "looks_exact",
     "never_lossy",
     "open_reader",
+    "padding_value",
     "rebuild",
     "recognizes",
     "scan",

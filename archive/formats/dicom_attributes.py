@@ -22,6 +22,8 @@ from tilevault.archive.formats.dicom_tags import (
     LOSSY,
     META_CLASS,
     ORIENTATION,
+    PADDING,
+    PADDING_LIMIT,
     PALETTE_DESCRIPTORS,
     PALETTE_TABLES,
     PIXEL_MEASURES,
@@ -127,6 +129,9 @@ def display(header: Header, frames: int) -> dict[str, Any]:
     scaling = header.number(DOSE_SCALING, "DoseGridScaling")
     if scaling is not None and rescales == [None]:
         result |= {"rescales": [[scaling, 0.0]], "rescale_type": header.text(DOSE_UNITS)}
+    padding = header.number(PADDING, "PixelPaddingValue")
+    if padding is not None and padding == int(padding) and not header.has(PADDING_LIMIT):
+        result["padding"] = int(padding)
     if header.text(LOSSY) == "01":
         result["lossy"] = True
     palette = _palette(header)

@@ -2,7 +2,7 @@
 
 from tilevault.archive.formats import SourceImage
 
-__all__ = ["EXACT_CLASSES", "EXACT_MODALITIES", "looks_exact", "never_lossy"]
+__all__ = ["EXACT_CLASSES", "EXACT_MODALITIES", "looks_exact", "never_lossy", "padding_value"]
 
 EXACT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.66.3": "Deformable Spatial Registration",
@@ -59,3 +59,20 @@ def never_lossy(image: SourceImage) -> str | None:
 def looks_exact(image: SourceImage) -> str | None:
     """Names tell nothing of a DICOM image: always None."""
     return None
+
+
+def padding_value(image: SourceImage) -> int | None:
+    """PixelPaddingValue, where all instances have one and the same: it marks what was not measured.
+
+    As a value of the words' type, whatever sign the attribute was written with.
+    """
+    info = image.info
+    found = {file.record["display"].get("padding") for file in image.sources if file.format == "dicom"}
+    if info is None or info.dtype.kind not in "iu" or len(found) != 1:
+        return None
+    (padding,) = found
+    if padding is None:
+        return None
+    bits = 8 * info.dtype.itemsize
+    value = int(padding) & ((1 << bits) - 1)
+    return value - (1 << bits) if info.dtype.kind == "i" and value >> (bits - 1) else value

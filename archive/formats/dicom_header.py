@@ -7,6 +7,7 @@ Nothing is guessed beyond the defaults that a warning names.
 import re
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 
 import pydicom.charset
 
@@ -16,6 +17,7 @@ from tilevault.archive.formats.dicom_tags import (
     CHARACTER_SET,
     IMAGE,
     INSTANCE_NUMBER,
+    PADDING,
     PALETTE_DESCRIPTORS,
     TEMPORAL_IDENTIFIER,
     TEMPORAL_INDEX,
@@ -24,6 +26,8 @@ from tilevault.codecs.errors import InconsistentHeader
 
 __all__ = ["Header"]
 
+REMEMBERED = 64
+"""Bytes of a value whose numbers are remembered, at most."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _STRUCTS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
@@ -134,19 +138,25 @@ def _decode_escaped(part: bytes) -> str:
 
 
 def _numbers(element: Element, tag: int) -> list[float]:
-    value, vr = element.value, _number_vr(element, tag)
+    # Most numbers are the same in all files of a series.
+    parsed = _parsed if len(element.value) <= REMEMBERED else _parsed.__wrapped__
+    return list(parsed(element.value, _number_vr(element, tag), element.big_endian))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(value: bytes, vr: str, big_endian: bool) -> tuple[float, ...]:
     if vr in _STRUCTS:
         code = _STRUCTS[vr]
         size = struct.calcsize(code)
         if len(value) % size:
             raise ValueError(f"{len(value)} bytes of {vr}")
-        order = ">" if element.big_endian else "<"
+        order = ">" if big_endian else "<"
         found = list(struct.unpack(f"{order}{len(value) // size}{code}", value))
     else:
         found = [_number(part.strip(" \0\t")) for part in value.decode("latin-1").split("\\")]
     if any(x != x or x in (float("inf"), float("-inf")) for x in found):
         raise ValueError("not finite")
-    return found
+    return tuple(found)
 
 
 def _number_vr(element: Element, tag: int) -> str:
@@ -170,6 +180,6 @@ _IMPLICIT = {
     IMAGE["NumberOfFrames"]: "IS",
     TEMPORAL_INDEX: "UL",
     **dict.fromkeys((INSTANCE_NUMBER, ACQUISITION_NUMBER, TEMPORAL_IDENTIFIER), "IS"),
-    **dict.fromkeys(PALETTE_DESCRIPTORS, "US"),
+    **dict.fromkeys((*PALETTE_DESCRIPTORS, PADDING), "US"),
 }
 """VR of numbers in implicit VR (PS3.6), where it is not DS."""

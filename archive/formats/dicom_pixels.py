@@ -6,7 +6,6 @@ words (an unknown syntax, packed 12-bit samples, video) is no image: the file is
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -185,8 +184,10 @@ def _layout(found: Scanned, value: PixelValue, facts: Mapping[str, Any], subsamp
 
 def _json(layout: PixelLayout) -> dict[str, Any]:
     """Only what differs from the defaults: the record of every file is kept."""
-    defaults = asdict(PixelLayout(1, 1))
-    return {k: v for k, v in asdict(layout).items() if k in ("rows", "columns") or v != defaults[k]}
+    return {k: v for k, v in vars(layout).items() if k in ("rows", "columns") or v != _DEFAULTS[k]}
+
+
+_DEFAULTS = vars(PixelLayout(1, 1))
 
 
 def _encapsulated(

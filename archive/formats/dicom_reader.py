@@ -141,7 +141,8 @@ def _arrange(planes: list[Words], window: Window, info: ImageInfo) -> Words:
     stacked = [n for n, name in zip(window.shape, info.axes, strict=True) if name not in ("c", "y", "x")]
     if not planes:
         return np.empty(window.shape, info.dtype)
-    words = np.stack(planes).reshape(*stacked, *planes[0].shape)
+    words = planes[0] if len(planes) == 1 else np.stack(planes)
+    words = words.reshape(*stacked, *planes[0].shape)
     if "c" in info.axes:
         words = np.moveaxis(words, len(stacked), info.axes.index("c"))
     return np.ascontiguousarray(words, info.dtype)

@@ -66,6 +66,8 @@ PIXEL_TAGS = {0x7FE00010: "integer", 0x7FE00008: "float", 0x7FE00009: "double"}
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 KNOWN_VRS = SHORT_VRS | LONG_VRS
+_SHORT_FORM = struct.Struct("<HH2sH")
+"""Group, element, VR and length (PS3.5 table 7.1-2)."""
 BULK_VRS = frozenset(("OB", "OW", "OF", "OD", "OL", "OV"))
 
 
@@ -177,8 +179,36 @@ class _Scanner:
                 self.item(level)
             elif outermost and self.source.peek(4) == b"\0\0\0\0":
                 self.zero_padding()
-            else:
+            elif not (outermost and self.short_elements(level)):
                 self.element(level)
+
+    def short_elements(self, level: _Level, group: int | None = None) -> bool:
+        """Pass the elements (of ``group``) that are loaded and of the usual form; whether there were any.
+
+        The usual form is explicit VR, little endian, a length of 16 bits. What is special in any way is left
+        to `element`, which treats these the same and takes four times as long.
+        """
+        if level.big_endian or not level.explicit or level.into is None:
+            return False
+        values, into = self.wanted.values, level.into
+        buffer, begin = self.source.loaded()
+        at, end = begin, len(buffer)
+        while at + 8 <= end:
+            own, number, vr, length = _SHORT_FORM.unpack_from(buffer, at)
+            stop = at + 8 + length
+            if vr not in SHORT_VRS or stop > end or own in (0xFFFE, 0x7FE0) or own != (group or own):
+                break
+            tag = own << 16 | number
+            if tag in values:
+                if tag in into:
+                    break
+                into[tag] = Element(vr.decode(), False, buffer[at + 8 : stop])
+            self.count += 1
+            at = stop
+        if self.count > ELEMENT_COUNT_LIMIT:
+            raise LimitExceeded("number of elements", limit=ELEMENT_COUNT_LIMIT)
+        self.source.advance(at - begin)
+        return at > begin
 
     def zero_padding(self) -> None:
         """Zero bytes after the last element, to the end of the file."""
@@ -435,7 +465,8 @@ def _scan_meta(source: FileSource, wanted: Wanted) -> _Scanner:
     """File Meta Information: group 0002, explicit VR little endian; its group length is not believed."""
     meta = _Scanner(source, wanted, "", explicit=True, big_endian=False)
     while source.peek(2) == b"\2\0":
-        meta.element(meta.levels[0])
+        if not meta.short_elements(meta.levels[0], group=2):
+            meta.element(meta.levels[0])
         if len(meta.levels) > 1:
             raise InconsistentHeader("a sequence in the file meta information", offset=source.offset)
     return meta

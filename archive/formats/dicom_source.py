@@ -101,12 +101,23 @@ class FileSource:
         loaded = min(count, len(self._buffer) - self._at)
         self._at += loaded
         count -= loaded
+        if not count:
+            return
         # What nobody looks at is hashed where it was read, without a copy.
         room = memoryview(bytearray(min(count, PASSED)))
         while count:
             step = os.readv(self._descriptor, [room[:count]])
             self._passed(room[:step])
             count -= step
+
+    def loaded(self) -> tuple[bytes, int]:
+        """Bytes that have been read, and the place in them of the next one."""
+        return self._buffer, self._at
+
+    def advance(self, count: int) -> None:
+        """Pass ``count`` bytes of what is `loaded`."""
+        self._at += count
+        self.offset += count
 
     def at_end(self) -> bool:
         """Whether nothing is left."""

@@ -28,7 +28,7 @@ from tilevault.archive.formats.geotiff_bytes import (
     stat_of,
     whole,
 )
-from tilevault.archive.formats.geotiff_exact import looks_exact, never_lossy
+from tilevault.archive.formats.geotiff_exact import looks_exact, never_lossy, padding_value
 from tilevault.archive.formats.geotiff_gdal import (
     DTYPES,
     TilevaultDataset,
@@ -74,6 +74,7 @@ __all__ = [
     "looks_exact",
     "never_lossy",
     "open_reader",
+    "padding_value",
     "prove_metadata",
     "rebuild",
     "recognizes",

@@ -8,7 +8,7 @@ from typing import Any
 
 from tilevault.archive.formats import SourceImage
 
-__all__ = ["looks_exact", "never_lossy"]
+__all__ = ["looks_exact", "never_lossy", "padding_value"]
 
 TAGS = frozenset(
     {"flag_values", "flag_meanings", "flag_masks", "category_names", "class_names", "stac_classification"}
@@ -73,3 +73,8 @@ def _tags(raster: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for namespace in (band.get("tags") or {}).values():
             if isinstance(namespace, Mapping):
                 yield f"band {i}", namespace
+
+
+def padding_value(image: SourceImage) -> int | None:
+    """A raster has nodata instead: always None."""
+    return None

@@ -10,7 +10,7 @@ Source: TIFF 6.0, sections 3 (bilevel) to 15 (tiled images), 18 (associated alph
 import heapq
 import xml.parsers.expat as expat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 MAX_PIXELS = 1 << 36
+JOINED_BYTES = 1 << 20
+"""Bytes of neighbouring blocks that are treated as one run, at most."""
 MAX_BANDS = 4096
 MAX_DECODED_BLOCK = 256 << 20
 
@@ -348,8 +350,29 @@ class PixelRun:
 def pixel_runs(layout: ImageLayout) -> Iterator[PixelRun]:
     """The pixels of a plain file in the order of their bytes.
 
-    A block is one run if its rows follow each other without padding, else a run per row.
+    Blocks that continue each other are one run up to 1 MiB: strips are often of one row.
     """
+    last: PixelRun | None = None
+    for run in _block_runs(layout):
+        if last is not None and _continues(last, run):
+            last = replace(last, length=last.length + run.length, y1=run.y1)
+            continue
+        if last is not None:
+            yield last
+        last = run
+    if last is not None:
+        yield last
+
+
+def _continues(last: PixelRun, run: PixelRun) -> bool:
+    return (
+        (run.offset, run.sample, run.y0, run.x0, run.x1)
+        == (last.offset + last.length, last.sample, last.y1, last.x0, last.x1)
+    ) and last.length + run.length <= JOINED_BYTES
+
+
+def _block_runs(layout: ImageLayout) -> Iterator[PixelRun]:
+    """A run for each block, if its rows follow each other without padding, else for each row."""
     for i in np.argsort(layout.offsets, kind="stable"):
         index = int(i)
         if layout.counts[index] == 0:

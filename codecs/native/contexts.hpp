@@ -124,7 +124,8 @@ class ContextRows {
 
   // How much a row of LL bends at and right of each place.
   static void bend_along(const int32_t* l, size_t width, int32_t* __restrict out) {
-    for (size_t x = 0; x < width; ++x) out[x] = bend(l[x - 1], l[x], l[x + 1]) + bend(l[x], l[x + 1], l[x + 2]);
+    const auto n = static_cast<std::ptrdiff_t>(width);
+    for (std::ptrdiff_t x = 0; x < n; ++x) out[x] = bend(l[x - 1], l[x], l[x + 1]) + bend(l[x], l[x + 1], l[x + 2]);
   }
   // The same of columns, at row y and below; one place more on both sides.
   static void bend_down(const LowBand& ll, size_t y, size_t width, int32_t* __restrict out) {

@@ -86,20 +86,19 @@ inline void read_palette(Type type, size_t samples, Bytes& in, std::vector<uint3
   if (n > samples) throw Corrupt("more values than samples");
   const unsigned k = r.get_slow(5);
   keys.resize(n);
-  uint64_t key = r.get_slow(32), bits = 16 + 5 + 32;
+  uint64_t key = r.get_slow(32);
   keys[0] = static_cast<uint32_t>(key);
   for (size_t i = 1; i < n; ++i) {
     unsigned quotient = 0;
     while (quotient < 24 && r.get_slow(1) == 0) ++quotient;
     const uint64_t gap = quotient < 24 ? uint64_t{quotient} << k | r.get_slow(k) : r.get_slow(32);
-    bits += quotient < 24 ? quotient + 1 + k : 24 + 32;
     key += gap + 1;
     if (key > 0xFFFFFFFFu) throw Corrupt("a value is out of range");
     keys[i] = static_cast<uint32_t>(key);
   }
   if (!palette_key_valid(type, keys[0]) || !palette_key_valid(type, keys[n - 1])) throw Corrupt("a value is out of range");
-  const size_t bytes = static_cast<size_t>((bits + 7) / 8);
-  in = {in.data + bytes, in.size - bytes};
+  r.align();
+  in = r.rest();
 }
 
 // Whether packing pays: log2 of the gap around each sample against the cost of the list of values.

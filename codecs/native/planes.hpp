@@ -421,12 +421,23 @@ inline void gather(const uint8_t* plane, Type type, size_t width, const PlaneMap
     }
 }
 
+// The key that a sample of the nested frame stands for.
+inline uint32_t value_of(const PlaneMap& map, Type inner, const uint8_t* sample) {
+  if (map.keys.empty()) return open_gaps(map.gaps, load_le32(sample));
+  const size_t rank = palette_key(inner, sample);
+  if (rank >= map.keys.size()) throw Corrupt("a rank is not in the list of values");
+  return map.keys[rank];
+}
+
 // One plane of the tile from its plane of the nested frame, every 2^reduce-th row and column.
 // row(y): where row y of the reduced plane goes.
 template <class Row>
 void scatter(const uint8_t* nested, const PlaneMap& map, Type type, unsigned reduce, Row&& row) {
   const Type inner = map.inner(type);
   const size_t size = size_of(type), step = size_of(inner), width = map.columns.count();
+  // What a reduced size does not show must be sound as well, so that a frame is valid at every size or at none.
+  if (reduce != 0 && !(map.keys.empty() && map.gaps.empty()))
+    for (size_t i = 0; i < map.samples(); ++i) value_of(map, inner, nested + i * step);
   size_t at = 0;
   for (size_t y = 0; y < map.rows.extent; y += size_t{1} << reduce) {
     while (at + 1 < map.rows.count() && map.rows.begins[at + 1] <= y) ++at;
@@ -436,14 +447,10 @@ void scatter(const uint8_t* nested, const PlaneMap& map, Type type, unsigned red
     for (size_t x = 0; x < map.columns.extent; x += size_t{1} << reduce, out += size) {
       while (column + 1 < width && map.columns.begins[column + 1] <= x) ++column;
       const uint8_t* sample = from + column * step;
-      if (!map.keys.empty()) {
-        const size_t rank = palette_key(inner, sample);
-        if (rank >= map.keys.size()) throw Corrupt("a rank is not in the list of values");
-        palette_store(type, map.keys[rank], out);
-      } else if (!map.gaps.empty()) {
-        palette_store(type, open_gaps(map.gaps, load_le32(sample)), out);
-      } else {
+      if (map.keys.empty() && map.gaps.empty()) {
         std::memcpy(out, sample, size);
+      } else {
+        palette_store(type, value_of(map, inner, sample), out);
       }
     }
   }

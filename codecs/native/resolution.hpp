@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "colour.hpp"
+#include "colour_choice.hpp"
 #include "encoder.hpp"
 #include "refs.hpp"
 
@@ -62,21 +62,21 @@ inline size_t segment_plane(const Subbands& tile, unsigned s) { return (tile.pre
 
 class ResolutionEncoder {
  public:
-  // words: all planes. colours: transforms to try. Appends the segments to out, their ends to ends, and returns
-  // the number of the colour transform that was used, or -1.
-  int encode(const Subbands& tile, const int32_t* words, const std::vector<Colour>& colours, Coder coder, std::vector<uint8_t>& out,
-             std::vector<size_t>& ends) {
+  // words: all planes. axes: of which a colour transform is tried. Appends the segments to out, their ends to
+  // ends, and returns the number of the axis that has got one, of kind `kind`, or -1.
+  int encode(const Subbands& tile, const int32_t* words, const std::vector<Colour>& axes, Coder coder, std::vector<uint8_t>& out,
+             std::vector<size_t>& ends, ColourKind& kind) {
     c_.resize(tile.prefix(tile.levels + 1));
     scratch_.resize(6 * tile.width + 1);
     int32_t* c = c_.data();
     int chosen = -1;
-    Colour none;
+    Colour colour;
     references_.assign(tile.planes, Reference{});
     coder_.start(tile);
     if (tile.levels == 0) {
       std::copy_n(words, c_.size(), c);
-      chosen = choose(colours, segment_plane(tile, 0), c);
-      if (chosen >= 0) colours[static_cast<size_t>(chosen)].apply(c, segment_plane(tile, 0));
+      chosen = choose(axes, c, segment_plane(tile, 0), kind, colour);
+      colour.apply(c, segment_plane(tile, 0));
     }
     for (unsigned k = 1; k <= tile.levels; ++k) {
       LowBands &low = low_[k & 1], &above = low_[~k & 1];
@@ -84,8 +84,7 @@ class ResolutionEncoder {
       run([&] { analyse_planes(tile, k, words, above, low); });
       const unsigned s = tile.levels + 1 - k;
       int32_t* segment = c + tile.prefix(s);
-      if (k == 1) chosen = choose(colours, segment_plane(tile, s), segment);
-      const Colour& colour = chosen >= 0 ? colours[static_cast<size_t>(chosen)] : none;
+      if (k == 1) chosen = choose(axes, segment, segment_plane(tile, s), kind, colour);
       colour.apply(segment, segment_plane(tile, s));
       if (k == 1) finder_.find(tile.planes, segment_plane(tile, s), [&](size_t p) { return segment + p * segment_plane(tile, s); }, references_);
       const std::vector<LowBand>& coded = low.coded(tile, k, colour, coded_);
@@ -110,28 +109,14 @@ class ResolutionEncoder {
     }
   }
 
-  // The transform that makes the finest segment smallest, by the sum of bit lengths; -1 if none saves 2 %.
-  static int choose(const std::vector<Colour>& colours, size_t size, int32_t* segment) {
-    int best = -1;
-    uint64_t most = 0;
-    for (size_t i = 0; i < colours.size(); ++i) {
-      uint64_t before = 0, after = 0;
-      auto length = [](int32_t v) { return 32u - static_cast<unsigned>(__builtin_clz(zigzag(v) | 1u)); };
-      colours[i].each(segment, size, [&](const int32_t& r, const int32_t& g, const int32_t& b) {
-        int32_t x = r, y = g, z = b;
-        before += length(x) + length(y) + length(z);
-        Colour::forward(x, y, z);
-        after += length(x) + length(y) + length(z);
-      });
-      if (after < before - before / 50 && before - after > most) {
-        most = before - after;
-        best = static_cast<int>(i);
-      }
-    }
-    return best;
+  int choose(const std::vector<Colour>& axes, const int32_t* segment, size_t size, ColourKind& kind, Colour& colour) {
+    const int chosen = colours_.find(axes, segment, size, kind);
+    if (chosen >= 0) colour = axes[static_cast<size_t>(chosen)].of_kind(kind);
+    return chosen;
   }
 
   CoefficientEncoder coder_;
+  ColourChoice colours_;
   ReferenceFinder finder_;
   std::vector<Reference> references_;
   LowBands low_[2], coded_;

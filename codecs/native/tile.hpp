@@ -51,10 +51,21 @@ struct Header {
   unsigned levels = 0;
   bool packed = false, colour = false;
   unsigned colour_axis = 0;
+  ColourKind colour_kind;
   uint32_t base = 0;
 };
 
 namespace frame {
+
+constexpr unsigned kOtherColour = 3;  // no axis: a byte says the axis, and which colour transform if not kind {}
+
+// Flags; colour: no axis if negative.
+inline void put_flags(std::vector<uint8_t>& out, unsigned levels, bool packed, int colour, ColourKind kind) {
+  const bool other = colour >= 0 && !(kind == ColourKind{});
+  const unsigned axis = static_cast<unsigned>(std::max(colour, 0));
+  out.push_back(static_cast<uint8_t>(levels | unsigned{packed} << 4 | unsigned{colour >= 0} << 5 | (other ? kOtherColour : axis) << 6));
+  if (other) out.push_back(static_cast<uint8_t>(axis | unsigned{kind.order} << 2 | static_cast<unsigned>(kind.mix) << 5));
+}
 
 inline void put_prefix(std::vector<uint8_t>& out, Transform transform, Type type, const Shape& shape) {
   out.push_back(transform);
@@ -84,6 +95,13 @@ inline Header take_header(Bytes& in, Type type, const Shape& limit, unsigned lev
   h.packed = (flags & 16u) != 0;
   h.colour = (flags & 32u) != 0;
   h.colour_axis = flags >> 6;
+  if (h.colour && h.colour_axis == kOtherColour) {
+    const uint8_t how = take_byte(in);
+    h.colour_axis = how & 3u;
+    h.colour_kind = {static_cast<uint8_t>(how >> 2 & 7u), static_cast<Mix>(how >> 5)};
+    if (h.colour_kind.order >= kOrders.size() || how >> 5 >= kMixes || h.colour_kind == ColourKind{})
+      throw Corrupt("the frame names a colour transform that is not known");
+  }
   if (h.transform == kPredictor && h.levels != 0) throw Corrupt("an unused field of the frame is not zero");
   if (h.transform == kWavelet53 && h.levels != useful_levels(h.shape.height(), h.shape.width(), levels))
     throw Corrupt("the frame has another number of decompositions than the codec");
@@ -97,11 +115,11 @@ inline Header take_header(Bytes& in, Type type, const Shape& limit, unsigned lev
 
 }  // namespace frame
 
-// YCoCg-R on the first three planes along an axis.
-inline Colour colour_along(const Shape& shape, unsigned axis) {
+// A colour transform of the first three planes along an axis.
+inline Colour colour_along(const Shape& shape, unsigned axis, ColourKind kind = {}) {
   size_t inner = 1;
   for (unsigned i = axis + 1; i + 2 < shape.rank; ++i) inner *= shape.extent[i];
-  return Colour(shape.planes(), shape.extent[axis], inner);
+  return Colour(shape.planes(), shape.extent[axis], inner, kind);
 }
 
 inline void planes_of(const Shape& shape, std::vector<predictor::Plane>& planes) {
@@ -114,6 +132,10 @@ inline void planes_of(const Shape& shape, std::vector<predictor::Plane>& planes)
 struct Workspace {
   std::vector<int32_t> words, coefficients, low, scratch;
   std::vector<uint32_t> keys, ranks;
+  std::vector<uint8_t> body;
+  std::vector<size_t> ends;
+  PlaneFinder finder;
+  WordColour word_colour;
   Packing packing;
   Clusters clusters;
   ResolutionEncoder resolution_encoder;
@@ -155,7 +177,7 @@ class TileEncoder {
  private:
   static void encode_as(const uint8_t* samples, Type type, const Shape& shape, unsigned levels, bool pack, Prefer prefer, Coder coder,
                         std::vector<uint8_t>& out) {
-    static thread_local PlaneFinder finder;
+    PlaneFinder& finder = Workspace::mine().finder;
     finder.forget();
     if (pack && encode_planes(finder, samples, type, shape, levels, prefer, coder, out)) return;
     encode_whole(samples, type, shape, levels, pack && !finder.dense(), prefer, coder, out);
@@ -259,14 +281,14 @@ class TileEncoder {
       colours.push_back(colour_along(shape, axis));
       axes.push_back(axis);
     }
-    static thread_local std::vector<uint8_t> body;
-    static thread_local std::vector<size_t> ends;
+    std::vector<uint8_t>& body = ws.body;
+    std::vector<size_t>& ends = ws.ends;
     body.clear();
     ends.clear();
-    const int chosen = ws.resolution_encoder.encode(tile, ws.words.data(), colours, coder, body, ends);
+    ColourKind kind;
+    const int chosen = ws.resolution_encoder.encode(tile, ws.words.data(), colours, coder, body, ends, kind);
     frame::put_prefix(out, kWavelet53, type, shape);
-    const unsigned axis = chosen >= 0 ? axes[static_cast<size_t>(chosen)] : 0;
-    out.push_back(static_cast<uint8_t>(tile.levels | unsigned{loaded.packed} << 4 | unsigned{chosen >= 0} << 5 | axis << 6));
+    frame::put_flags(out, tile.levels, loaded.packed, chosen >= 0 ? static_cast<int>(axes[static_cast<size_t>(chosen)]) : -1, kind);
     put_values(type, loaded, out);
     size_t begin = 0;
     for (unsigned s = 0; s < tile.levels; ++s) {
@@ -281,7 +303,7 @@ class TileEncoder {
     const int axis = word_colour_axis(shape, ws.words.data());
     if (axis >= 0) colour_along(shape, static_cast<unsigned>(axis)).apply(ws.words.data(), shape.height() * shape.width());
     frame::put_prefix(out, kPredictor, type, shape);
-    out.push_back(static_cast<uint8_t>(unsigned{loaded.packed} << 4 | unsigned{axis >= 0} << 5 | static_cast<unsigned>(std::max(axis, 0)) << 6));
+    frame::put_flags(out, 0, loaded.packed, axis, {});
     put_values(type, loaded, out);
     planes_of(shape, ws.planes);
     ws.predictor_encoder.encode(ws.words.data(), ws.planes, out);
@@ -297,13 +319,13 @@ class TileEncoder {
 
   // The leading axis of three or four samples on whose first planes YCoCg-R pays; -1 if there is none.
   static int word_colour_axis(const Shape& shape, const int32_t* words) {
-    static thread_local WordColour colour;
+    WordColour& colour = Workspace::mine().word_colour;
     for (unsigned axis = 0; axis + 2 < shape.rank; ++axis) {
       if (shape.extent[axis] != 3 && shape.extent[axis] != 4) continue;
       size_t step = shape.height() * shape.width();
       for (unsigned i = axis + 1; i + 2 < shape.rank; ++i) step *= shape.extent[i];
       const int32_t* const planes[3] = {words, words + step, words + 2 * step};
-      if (colour.pays(planes, shape.height(), shape.width(), Colour::forward)) return static_cast<int>(axis);
+      if (colour.pays(planes, shape.height(), shape.width())) return static_cast<int>(axis);
     }
     return -1;
   }
@@ -326,11 +348,12 @@ class TileEncoder {
 class TileDecoder {
  public:
   // Writes the tile at `reduce` into out: chunk.extent with the last two axes reduced, C order; the part
-  // beyond the frame's own extents is left as it is. data may end after the segment that reduce needs.
+  // beyond the frame's own extents becomes 0. data may end after the segment that reduce needs.
   static void decode(Bytes data, Type type, const Shape& chunk, unsigned reduce, unsigned levels, uint8_t* out) {
     Bytes in = data;
     const Header h = frame::take_header(in, type, chunk, levels);
     const Target target{out, size_of(type), chunk, h.shape, reduce};
+    if (h.shape.samples() != chunk.samples()) std::memset(out, 0, target.bytes());
     if (h.transform == kConstant) return decode_constant(in, target);
     if (h.transform == kRaw) return decode_raw(in, type, h, target);
     if (h.transform == kPredictor) return decode_predictor(in, type, h, target);
@@ -370,6 +393,7 @@ class TileDecoder {
     unsigned reduce;
 
     size_t reduced(size_t n) const { return ((n - 1) >> reduce) + 1; }
+    size_t bytes() const { return chunk.planes() * reduced(chunk.height()) * reduced(chunk.width()) * size; }
     size_t height() const { return reduced(valid.height()); }
     size_t width() const { return reduced(valid.width()); }
     // Row y of valid plane p, both at the reduced size.
@@ -481,7 +505,7 @@ class TileDecoder {
     const unsigned skipped = h.packed ? 0 : std::min(reduce, h.levels);
     std::vector<Bytes> segments;
     take_segments(in, h.levels, h.levels + 1 - skipped, segments);
-    const Colour colour = h.colour ? colour_along(h.shape, h.colour_axis) : Colour();
+    const Colour colour = h.colour ? colour_along(h.shape, h.colour_axis, h.colour_kind) : Colour();
     bool inside = true;
     ws.resolution_decoder.decode(tile, colour, segments, [&](size_t p, size_t y, const int32_t* row) {
       if (h.packed) {
@@ -500,7 +524,7 @@ class TileDecoder {
     planes_of(h.shape, ws.planes);
     ws.coefficients.resize(h.shape.samples());
     ws.predictor_decoder.decode(in, ws.planes, ws.coefficients.data());
-    if (h.colour) colour_along(h.shape, h.colour_axis).undo(ws.coefficients.data(), h.shape.height() * h.shape.width());
+    if (h.colour) colour_along(h.shape, h.colour_axis, h.colour_kind).undo(ws.coefficients.data(), h.shape.height() * h.shape.width());
     bool inside = true;
     for (size_t p = 0; p < ws.planes.size(); ++p) {
       const int32_t* words = ws.coefficients.data() + p * height * width;

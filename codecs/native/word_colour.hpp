@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "colour.hpp"
 #include "refs.hpp"
 #include "tokens.hpp"
 
@@ -14,10 +15,9 @@ namespace tilevault {
 
 class WordColour {
  public:
-  // Whether forward(r, g, b) makes three planes no larger than predicting each from the one before does;
+  // Whether YCoCg-R makes three planes no larger than predicting each from the one before does;
   // by the bit lengths of what is left of details, in rows spread over the planes.
-  template <class Forward>
-  bool pays(const int32_t* const planes[3], size_t height, size_t width, Forward&& forward) {
+  bool pays(const int32_t* const planes[3], size_t height, size_t width) {
     if (height < 2 || width < 2) return false;
     uint64_t apart = 0, together = 0;
     const size_t pairs = std::min(kRows, height - 1);
@@ -29,7 +29,11 @@ class WordColour {
         rows_[p].assign(planes[p] + y * width, planes[p] + (y + 2) * width);
         add_details(rows_[p], width, details_[p]);
       }
-      for (size_t x = 0; x < 2 * width; ++x) forward(rows_[0][x], rows_[1][x], rows_[2][x]);
+      for (size_t x = 0; x < 2 * width; ++x) {
+        int32_t coded[3];
+        mixes::forward<Mix::ycocg>(rows_[0][x], rows_[1][x], rows_[2][x], coded);
+        for (size_t p = 0; p < 3; ++p) rows_[p][x] = coded[p];
+      }
       for (size_t p = 0; p < 3; ++p) add_details(rows_[p], width, transformed_[p]);
     }
     for (size_t p = 0; p < 3; ++p) {

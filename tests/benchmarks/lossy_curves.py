@@ -121,13 +121,17 @@ def ms_ssim_decibels(point: Point) -> float:
 
 
 def _range(case: Case, anchor: Sequence[Point], other: Sequence[Point], ms: bool) -> tuple[float, float]:
+    """What both curves reach of what is compared; (0, 0) where that is nothing."""
     value = ms_ssim_decibels if ms else _psnr
-    dear = [value(p) for p in anchor if p["bits"] >= LEAST_BITS]
-    if not dear or not other:
+    curves = [frontier(points, value) for points in (anchor, other)]
+    if min(len(quality) for quality, _ in curves) < 3:
+        return 0.0, 0.0
+    (quality, bits), _ = curves
+    if bits[-1] <= np.log(LEAST_BITS):
         return 0.0, 0.0
     low, high = (-np.inf, np.inf) if ms else (targets(case)[0], targets(case)[-1])
-    low = max(low, min(dear), min(map(value, other)))
-    return float(low), float(min(high, max(dear), max(map(value, other))))
+    low = max(low, float(np.interp(np.log(LEAST_BITS), bits, quality)), *(q[0] for q, _ in curves))
+    return float(low), float(min(high, *(q[-1] for q, _ in curves)))
 
 
 def bd_rate(
@@ -139,12 +143,9 @@ def bd_rate(
     """
     value = ms_ssim_decibels if ms else _psnr
     low, high = _range(case, anchor, other, ms)
-    curves = [frontier(points, value) for points in (anchor, other)]
-    if high - low < LEAST_OVERLAP or min(len(quality) for quality, _ in curves) < 3:
-        return None
-    low, high = max(low, *(q[0] for q, _ in curves)), min(high, *(q[-1] for q, _ in curves))
     if high - low < LEAST_OVERLAP:
         return None
+    curves = [frontier(points, value) for points in (anchor, other)]
     areas = [float(PchipInterpolator(q, bits).integrate(low, high)) for q, bits in curves]
     return 100 * (exp((areas[1] - areas[0]) / (high - low)) - 1), low, high
 
@@ -152,10 +153,9 @@ def bd_rate(
 def relative_rates(case: Case, anchor: Sequence[Point], other: Sequence[Point], grid: Tile) -> Tile:
     """log(bits / bits of the anchor) at each PSNR of ``grid``; NaN where one of them does not reach it."""
     low, high = _range(case, anchor, other, ms=False)
-    (qa, ra), (qb, rb) = (frontier(points, _psnr) for points in (anchor, other))
-    if len(qa) < 3 or len(qb) < 3 or high <= low:
+    if high <= low:
         return np.full(len(grid), np.nan)
-    low, high = max(low, qa[0], qb[0]), min(high, qa[-1], qb[-1])
+    (qa, ra), (qb, rb) = (frontier(points, _psnr) for points in (anchor, other))
     values = PchipInterpolator(qb, rb)(grid) - PchipInterpolator(qa, ra)(grid)
     return np.where((grid >= low) & (grid <= high), values, np.nan)
 

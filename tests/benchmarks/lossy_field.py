@@ -90,7 +90,8 @@ class Case:
             tile = tile[tuple(nearest)]
         if tile.dtype.kind == "f":
             return np.rint((tile.astype(np.float64) - self.low) * (WORDS / self.peak)).astype(np.uint16)
-        return (tile.astype(np.int64) - int(self.low)).astype(f"u{tile.itemsize}")
+        # Words of up to 8 bits are bytes: OpenJPEG's interface misreads them in anything wider.
+        return (tile.astype(np.int64) - int(self.low)).astype("u1" if self.bits <= 8 else f"u{tile.itemsize}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Coder:
     size: Callable[[bytes], int] = len
     """Bytes of a stream that count."""
     bounded: bool = False
-    """The quality is a bound on every sample's error, in stored units (of floats: in steps of 16 bit words)."""
+    """The quality is a bound on every sample's error, in stored units (of floats: steps of 16 bit words)."""
     ours: bool = False
 
 
@@ -227,7 +228,7 @@ def coders() -> list[Coder]:
 def peers() -> list[Coder]:
     """The others, each with the version under which its curves are kept."""
     ic = imagecodecs
-    kept = f"imagecodecs {ic.__version__} settings 1"
+    kept = f"imagecodecs {ic.__version__} settings 2"
     encode, decode = _on_streams(_openjpeg, _decode_2k)
     found = [Coder("OpenJPEG", encode, decode, targets, version=kept, size=_openjpeg_size)]
     encode, decode = _on_streams(_htj2k, lambda b: np.asarray(ic.htj2k_decode(b, planar=False)))
@@ -251,7 +252,7 @@ def peers() -> list[Coder]:
 
 def _jpegxl(declared: bool, kept: str) -> Coder:
     def one(case: Case, stream: Tile, distance: float) -> bytes:
-        bits = case.bits if declared and stream.itemsize == 2 else None
+        bits = case.bits if declared else None
         return bytes(
             imagecodecs.jpegxl_encode(stream, distance=distance, effort=7, numthreads=1, bitspersample=bits)
         )
@@ -260,7 +261,7 @@ def _jpegxl(declared: bool, kept: str) -> Coder:
     return Coder(
         "JPEG XL e7, bits declared" if declared else "JPEG XL e7",
         encode, decode, lambda case: (15, 8, 4, 2, 1, 0.5, 0.25, 0.1, 0.04),
-        lambda case: not declared or (case.tile.itemsize > 1 and case.bits < 16), version=kept,
+        lambda case: not declared or 8 < case.bits < 16, version=kept,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What the measurements of the lossy benchmark say: BD-rates, quality at one rate, bounds, speeds, plots."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from math import exp, log, nan
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,19 @@ JXL = ("JPEG XL e7", "JPEG XL e7, bits declared")
 SETS = {
     "medical greys": ("CT", "MR", "radiography"),
     "satellite, 8 to 16 bit": (
-        "one band, 16 bit",
-        "one band, 8 bit",
-        "multi-band, 16 bit",
-        "multi-band, 8 bit",
+        "one band, 16 bit", "one band, 8 bit", "multi-band, 16 bit", "multi-band, 8 bit",
     ),
     "colour, 8 bit": ("colour, 8 bit", "photographs"),
     "float": ("float",),
-}
+}  # fmt: skip
+FIELDS = (
+    ("bits", 1.0, 3),
+    ("ssim", 1.0, 4),
+    ("ms_ssim", 1.0, 5),
+    ("max_error", 100.0, 2),
+    ("border", 1.0, 2),
+)
+"""Of the table at one PSNR: field, factor, digits."""
 AT_DECIBELS = 42.0
 BOUNDS = (1, 2, 4, 8, 16)
 Record = dict[str, Any]
@@ -93,12 +99,12 @@ def _images_table(record: Record, deltas: Delta, columns: Sequence[str]) -> Iter
 
 
 def _ablation(record: Record, chosen: Mapping[str, Case]) -> Iterator[str]:
-    """Each variant of ours against the one before it."""
-    ours = _ours(record)
+    """Each variant of ours against the one before it; those that bound the error are no part of it."""
+    ours = [c["name"] for c in record["coders"] if c["ours"] and not c["bounded"]]
     if len(ours) < 2:
         return
     yield "\n## Ablation: BD-rate of each variant against the one before it, %\n"
-    yield "| kind | " + " | ".join(f"{b} against {a}" for a, b in zip(ours, ours[1:], strict=False)) + " |"
+    yield "| kind | " + " | ".join(f"{b} against {a}" for a, b in pairwise(ours)) + " |"
     yield "|---" * len(ours) + "|"
     groups = _groups(record)
     steps = [bd_table(record, chosen, a) for a in ours[:-1]]
@@ -113,28 +119,35 @@ def _ablation(record: Record, chosen: Mapping[str, Case]) -> Iterator[str]:
 
 def _quality_table(record: Record) -> Iterator[str]:
     """At one PSNR: what it costs, and what the other measures say."""
-    fields = (
-        ("bits", 1.0, 3),
-        ("ssim", 1.0, 4),
-        ("ms_ssim", 1.0, 5),
-        ("max_error", 100.0, 2),
-        ("border", 1.0, 2),
+    yield (
+        "| kind | codec | tiles | bits per sample | SSIM | MS-SSIM "
+        "| max error, % of peak | border / interior |"
     )
-    yield "| kind | codec | tiles | bits per sample | SSIM | MS-SSIM | max error, % of peak | border / interior |"
     yield "|---" * 8 + "|"
     for kind, members in SETS.items():
         for name in [ANCHOR, *names(record)]:
-            rows = []
-            for case in record["cases"].values():
-                if case["group"] in members and name in case["curves"]:
-                    values = [along(case["curves"][name], AT_DECIBELS, field) for field, _, _ in fields]
-                    if None not in values:
-                        values[3] /= case["peak"]  # type: ignore[operator]
-                        rows.append(values)
+            rows = [
+                values
+                for case in record["cases"].values()
+                if case["group"] in members and name in case["curves"]
+                if (values := _at(case, name)) is not None
+            ]
+            columns = [_mean(column) for column in zip(*rows, strict=True)]
+            cells = [
+                f"{scale * mean:.{digits}f}"
+                for mean, (_, scale, digits) in zip(columns, FIELDS, strict=False)
+            ]
             if rows:
-                cells = [f"{scale * _mean(column):.{digits}f}"  # type: ignore[arg-type]
-                         for column, (_, scale, digits) in zip(zip(*rows, strict=True), fields, strict=True)]  # fmt: skip
                 yield f"| {kind} | {name} | {len(rows)} | " + " | ".join(cells) + " |"
+
+
+def _at(case: dict[str, Any], name: str) -> list[float] | None:
+    """`FIELDS` at the table's PSNR, the error as a share of the peak; None where the curve misses it."""
+    values = {field: along(case["curves"][name], AT_DECIBELS, field) for field, _, _ in FIELDS}
+    if None in values.values():
+        return None
+    found = {field: value for field, value in values.items() if value is not None}
+    return [*(found | {"max_error": found["max_error"] / case["peak"]}).values()]
 
 
 def _bounds_table(record: Record) -> Iterator[str]:
@@ -153,7 +166,8 @@ def _bounds_table(record: Record) -> Iterator[str]:
             if rows:
                 bits = [exp(_mean([log(row[n]["bits"]) for row in rows])) for n in BOUNDS]
                 held = all(row[n]["max_error"] <= n for row in rows for n in BOUNDS)
-                yield f"| {kind} | {name} | {len(rows)} | {_cells(bits, 3, plus=False)} | {'yes' if held else '**no**'} |"
+                kept = "yes" if held else "**no**"
+                yield f"| {kind} | {name} | {len(rows)} | {_cells(bits, 3, plus=False)} | {kept} |"
 
 
 def _speeds_table(record: Record) -> Iterator[str]:
@@ -173,28 +187,31 @@ def report(record: Record, chosen: Mapping[str, Case]) -> str:
     lines = [
         "# Lossy tiles: rate, quality, speed", "",
         where["cpu"], f"commit {where['commit']}, {len(images)} images, {len(record['cases'])} tiles",
-        f"`{where['command']}`", "", f"{where['imagecodecs'].split(', imcd')[0]}, "
-        + ", ".join(v for v in where["imagecodecs"].split(", ")
-                    if v.startswith(("openjpeg", "openjph", "libjxl", "charls", "libavif", "libwebp"))), "",
+        where["libraries"], f"`{where['command']}`", "",
         f"## BD-rate against {ANCHOR}, % (negative: fewer bits at equal PSNR)", "",
         *_means_table(record, psnr, columns), "",
         f"## BD-rate against {ANCHOR} at equal MS-SSIM, %", "", *_means_table(record, ms, columns),
         *_ablation(record, chosen), "",
-        f"## At {AT_DECIBELS:.0f} dB, means over the tiles that the curve spans", "", *_quality_table(record), "",
+        f"## At {AT_DECIBELS:.0f} dB, means over the tiles that the curve spans", "",
+        *_quality_table(record), "",
         "## Bounded error: bits per sample (geometric means)", "", *_bounds_table(record), "",
     ]  # fmt: skip
     if record["speeds"]:
         lines += [f"## Speed at about {record['speed_decibels']:.0f} dB, MB/s of words", ""]
         lines += [*_speeds_table(record), ""]
-    lines += ["## Images: BD-rate, %", "", *_images_table(record, psnr, columns), ""]
-    return "\n".join(lines)
+    if record["measuring_ms"]:
+        what = "PSNR, SSIM, MS-SSIM and the largest error of a tile of 512 x 512 words take"
+        lines += [f"{what} {record['measuring_ms']:.1f} ms on one thread.", ""]
+    return "\n".join([*lines, "## Images: BD-rate, %", "", *_images_table(record, psnr, columns), ""])
 
 
 def _style(record: Record, name: str, k: int) -> dict[str, Any]:
-    ours = name in _ours(record)
+    """Ours in red, the last variant strongest."""
+    ours = _ours(record)
+    if name in ours:
+        return {"color": "#c0392b", "linewidth": 2.2, "alpha": 0.4 + 0.6 * (ours.index(name) + 1) / len(ours)}
     colours = ("#34495e", "#2980b9", "#27ae60", "#8e44ad", "#d68910", "#7f8c8d")
-    return {"color": "#c0392b" if ours else colours[k % len(colours)], "linewidth": 2.2 if ours else 1.4,
-            "alpha": 1.0 if not ours else 1.0 - 0.18 * (len(_ours(record)) - 1 - _ours(record).index(name))}  # fmt: skip
+    return {"color": colours[k % len(colours)], "linewidth": 1.4}
 
 
 def plot_rates(record: Record, chosen: Mapping[str, Case], path: Path) -> None:
@@ -230,8 +247,8 @@ def plot_rates(record: Record, chosen: Mapping[str, Case], path: Path) -> None:
         axis.axhline(0, color="#888888", linewidth=1, linestyle=":")
         axis.set(title=kind, xlabel="PSNR, dB", ylim=(-50, 100))
         axis.grid(alpha=0.25)
+        axis.legend(fontsize=8)
     axes[0, 0].set_ylabel(f"bits against {ANCHOR}, %")
-    axes[0, 0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

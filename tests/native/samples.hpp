@@ -38,7 +38,7 @@ inline std::vector<uint8_t> make_tile(tilevault::Type type, const tilevault::Sha
       case 5: v = (x / 8 + y / 8) % 2 != 0 ? 0x7FFFFFFFu : 0x80000000u; break;  // extremes
       case 6: v = random.below(5) * 37; break;                             // few values, with gaps
       case 7: v = random.below(50) == 0 ? random.below(4) : 0; break;      // sparse
-      case 9: v = (x / (2 + plane % 3)) * 2654435761u + (y / 2) * 40503u; break;  // upsampled by repetition
+      case 9: v = (x / static_cast<uint32_t>(2 + plane % 3)) * 2654435761u + (y / 2) * 40503u; break;  // upsampled by repetition
       case 10: v = (random.below(3) != 0 ? 0x40000000u : 0xC1000000u) + random.below(4000) * 2048; break;  // floats around zero
       default: v = (1000 + x * y / 4 + random.below(9)) & 0xFFFu;          // 12 in 16
     }

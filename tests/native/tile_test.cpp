@@ -114,6 +114,23 @@ void kernels_agree(Random& random) {
 }
 #endif
 
+// Every colour transform comes back, whatever the words.
+void colours_come_back(Random& random) {
+  constexpr size_t kSize = 37;
+  for (uint8_t order = 0; order < kOrders.size(); ++order)
+    for (unsigned mix = 0; mix < kMixes; ++mix) {
+      const Colour colour(8, 4, 2, {order, static_cast<Mix>(mix)});
+      std::vector<int32_t> words(8 * kSize);
+      for (int32_t& w : words) w = static_cast<int32_t>(random.next());
+      std::vector<int32_t> mixed = words;
+      colour.apply(mixed.data(), kSize);
+      for (size_t i = 0; i < words.size(); ++i) CHECK(i < 6 * kSize || mixed[i] == words[i]);
+      CHECK(mixed != words);
+      colour.undo(mixed.data(), kSize);
+      CHECK(mixed == words);
+    }
+}
+
 // Sixteen tokens at a time or one by one: the same words, the same tokens.
 void rows_of_tokens(Random& random) {
   constexpr unsigned kTables = 3, kRows = 20;
@@ -189,6 +206,7 @@ void threats(Random& random) {
 int main() {
   Random random{88172645463325252ull};
   round_trips(random);
+  colours_come_back(random);
   rows_of_tokens(random);
   threats(random);
 #ifdef TILEVAULT_DISPATCH
