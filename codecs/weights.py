@@ -1,6 +1,6 @@
 """Models of the learned codec: found by the SHA-256 that names them, checked, and loaded once.
 
-A model is one blob of integers (``docs/format.md``, section 9). It is looked for among the models that come
+A model is one blob of integers (``docs/format.md``, section 10). It is looked for among the models that come
 with the package, in the archives that are open, and in the folder that the environment variable
 ``TILEVAULT_MODELS`` names, as ``<sha256>.tvlm``.
 """

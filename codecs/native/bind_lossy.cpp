@@ -1,5 +1,6 @@
 // Python bindings of the learned codec: samples in, bytes out, the GIL released in between.
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 
 #include "bindings.hpp"
 #include "lossy_tile.hpp"
@@ -25,11 +26,11 @@ void same_shape(const A& a, const B& b) {
     if (a.shape(i) != b.shape(i)) throw nb::value_error("arrays of different shapes");
 }
 
-void load_model(tilevault::lossy::Model* self, nb::bytes blob) {
-  new (self) tilevault::lossy::Model({static_cast<const uint8_t*>(blob.data()), blob.size()});
+void load_model(tilevault::lossy::Model* self, nb::bytes blob, const std::string& path) {
+  new (self) tilevault::lossy::Model({static_cast<const uint8_t*>(blob.data()), blob.size()}, tilevault::bindings::kernels_of(path));
 }
 
-// plain and restored take what decoders will have without restoration and with it.
+// samples: within 2^16 of each other, and at most 2^24 in magnitude. plain and restored take what decoders will have without restoration and with it.
 nb::bytes encode_lossy(const tilevault::lossy::Model& model, ConstSamples samples, int32_t least, int32_t most, unsigned step, double slope,
                        bool restore, Samples plain, Samples restored) {
   const tilevault::lossy::TileShape shape = lossy_shape(samples);
@@ -37,8 +38,10 @@ nb::bytes encode_lossy(const tilevault::lossy::Model& model, ConstSamples sample
   same_shape(samples, restored);
   if (step >= tilevault::lossy::kSteps || least > most || !(slope > 0))
     throw nb::value_error("the step, the slope or the range is out of range");
+  constexpr int32_t kMost = tilevault::lossy::kMostLow;
   const auto [low, high] = std::minmax_element(samples.data(), samples.data() + samples.size());
-  if (*low < least || *high > most || int64_t{*high} - *low >= 1 << 16 || std::abs(int64_t{*low}) >= 1 << 24) throw nb::value_error("a sample is out of range");
+  if (*low < least || *high > most || int64_t{*high} - *low >= 1 << 16 || *low < -kMost || *high > kMost)
+    throw nb::value_error("a sample is out of range");
   std::vector<uint8_t> out;
   {
     nb::gil_scoped_release release;
@@ -59,7 +62,7 @@ void decode_lossy(const tilevault::lossy::Model& model, ByteArray data, int32_t 
 }  // namespace
 
 void tilevault::bindings::bind_lossy(nb::module_& m) {
-  nb::class_<tilevault::lossy::Model>(m, "Model").def("__init__", &load_model, "blob"_a);
+  nb::class_<tilevault::lossy::Model>(m, "Model").def("__init__", &load_model, "blob"_a, "path"_a = "");
   m.def("encode_lossy", &encode_lossy, "model"_a, "samples"_a, "least"_a, "most"_a, "step"_a, "slope"_a, "restore"_a, "plain"_a, "restored"_a);
   m.def("decode_lossy", &decode_lossy, "model"_a, "data"_a, "least"_a, "most"_a, "plain"_a, "restored"_a.none());
 }

@@ -28,15 +28,8 @@ std::vector<std::string> network_paths() {
   return names;
 }
 
-// path: one of network_paths(), "" for the fastest.
 void load_network(tilevault::nn::Network* self, nb::bytes blob, int64_t limit, const std::string& path) {
-  const tilevault::Bytes bytes{static_cast<const uint8_t*>(blob.data()), blob.size()};
-  for (const tilevault::nn::Kernels& k : tilevault::nn::paths())
-    if (path == k.name || (path.empty() && &k == &tilevault::nn::paths().back())) {
-      new (self) tilevault::nn::Network(bytes, limit, k);
-      return;
-    }
-  throw nb::value_error("this machine has no such path");
+  new (self) tilevault::nn::Network({static_cast<const uint8_t*>(blob.data()), blob.size()}, limit, tilevault::bindings::kernels_of(path));
 }
 
 void run_network(const tilevault::nn::Network& network, const std::vector<ConstPlanes>& inputs, const std::vector<Planes>& outputs, size_t rows,
@@ -50,6 +43,12 @@ void run_network(const tilevault::nn::Network& network, const std::vector<ConstP
 }
 
 }  // namespace
+
+const tilevault::nn::Kernels& tilevault::bindings::kernels_of(const std::string& path) {
+  for (const nn::Kernels& k : nn::paths())
+    if (path == k.name || (path.empty() && &k == &nn::paths().back())) return k;
+  throw nb::value_error("this machine has no such path");
+}
 
 void tilevault::bindings::bind_networks(nb::module_& m) {
   m.def("network_paths", &network_paths);

@@ -32,8 +32,8 @@ struct Row {
 
 class Model {
  public:
-  // Checks all of it; throws Corrupt.
-  explicit Model(Bytes blob) {
+  // Checks all of it; throws Corrupt. kernels: of its networks.
+  explicit Model(Bytes blob, const nn::Kernels& kernels = nn::paths().back()) {
     Reader in{blob};
     const uint8_t* head = in.take(8);
     if (std::memcmp(head, "TVLM\1\0\0\0", 8) != 0) throw Corrupt("not a model of a version that is known");
@@ -41,6 +41,7 @@ class Model {
       v = static_cast<int16_t>(in.u16());
       if (v < 0 || v > 4096) throw Corrupt("a logarithm of the model is out of range");
     }
+    if (log[0] != 0) throw Corrupt("the logarithm of one is not zero");  // as of what is not coded
     for (uint16_t& v : mantissa) {
       v = in.u16();
       if (v < 512 || v > 1024) throw Corrupt("a step of the model is out of range");
@@ -61,16 +62,16 @@ class Model {
     for (Row& row : rows) read_row(in, row);
     for (std::unique_ptr<nn::Network>& network : networks) {
       const uint32_t size = in.u32();
-      network = std::make_unique<nn::Network>(Bytes{in.take(size), size}, nn::kMostSumLimit);
+      network = std::make_unique<nn::Network>(Bytes{in.take(size), size}, nn::kMostSumLimit, kernels);
     }
     if (in.rest.size != 0) throw Corrupt("bytes follow the end of the model");
     for (unsigned i = 0; i < 2; ++i) {
-      check(first(i), {kFeatures}, {hidden(i), kParameters});
-      check(second(i), {hidden(i), kFeatures}, {kParameters});
+      check(first(i), 1, {kFeatures}, {hidden(i), kParameters});
+      check(second(i), 1, {hidden(i), kFeatures}, {kParameters});
+      // Where the first network did not run, the hidden state holds anything.
+      if (second(i).reach(0) != 0) throw Corrupt("a second network of the model looks beyond a position's hidden state");
     }
-    check(restoration(), {1}, {1});
-    if (restoration().input_factor(0) != 4 || restoration().output_factor(0) != 4)
-      throw Corrupt("the restoration of the model does not work at a quarter");
+    check(restoration(), 4, {1}, {1});
   }
 
   // 0: the finest decomposition; 1: the others.
@@ -121,10 +122,10 @@ class Model {
     row.start[kTokens] = static_cast<uint16_t>(sum);
   }
 
-  static void check(const nn::Network& n, std::initializer_list<size_t> in, std::initializer_list<size_t> out) {
+  static void check(const nn::Network& n, int factor, std::initializer_list<size_t> in, std::initializer_list<size_t> out) {
     bool fits = n.inputs() == in.size() && n.outputs() == out.size();
-    for (size_t i = 0; fits && i < in.size(); ++i) fits = n.input_channels(i) == in.begin()[i];
-    for (size_t i = 0; fits && i < out.size(); ++i) fits = n.output_channels(i) == out.begin()[i];
+    for (size_t i = 0; fits && i < in.size(); ++i) fits = n.input_channels(i) == in.begin()[i] && n.input_factor(i) == factor;
+    for (size_t i = 0; fits && i < out.size(); ++i) fits = n.output_channels(i) == out.begin()[i] && n.output_factor(i) == factor;
     if (!fits) throw Corrupt("a network of the model has other inputs or outputs");
   }
 

@@ -145,6 +145,10 @@ struct Chances {
 
 inline uint32_t zigzag32(int32_t v) { return static_cast<uint32_t>(v) << 1 ^ static_cast<uint32_t>(v >> 31); }
 inline int32_t unzigzag32(uint32_t v) { return static_cast<int32_t>(v >> 1) ^ -static_cast<int32_t>(v & 1); }
+// To a coefficient that can be sent.
+inline int32_t rounded(double value) {
+  return static_cast<int32_t>(std::clamp<double>(std::floor(value + 0.5), -kMostQuantised, kMostQuantised));
+}
 
 class Decoding {
  public:
@@ -177,7 +181,7 @@ class Encoding {
 
   // value: the coefficient, in steps.
   int32_t coefficient(const Chances& c, double value) {
-    const int32_t nearest = static_cast<int32_t>(std::floor(value + 0.5));
+    const int32_t nearest = rounded(value);
     int32_t best = 0;
     double least = 1e30;
     auto consider = [&](int32_t q) {
@@ -286,7 +290,7 @@ class PlaneCoder {
         Chances c(m_, 0, m_.low_scale[static_cast<size_t>(std::min<int64_t>(around, 255))]);
         c.centre = mean;
         if constexpr (Coder::kEncodes) {
-          q[i] = static_cast<int32_t>(std::floor(static_cast<double>(v.low[i]) * 64 / static_cast<double>(step) + 0.5));
+          q[i] = rounded(static_cast<double>(v.low[i]) * 64 / static_cast<double>(step));
           coder_.write(c, q[i]);
         } else {
           q[i] = coder_.coefficient(c, 0);

@@ -15,6 +15,7 @@ namespace tilevault::lossy {
 
 constexpr unsigned kByBlock = 4;         // a strength that says: each block has its own
 constexpr size_t kMostPlanes = 4096;
+constexpr int32_t kMostLow = 1 << 24;    // magnitude of a plane's low
 constexpr size_t kMostBack = 16;         // how many planes before an encoder looks for a reference
 constexpr uint8_t kManyFlag = 1, kRestoredFlag = 2;
 constexpr unsigned kRangeShift = 2;
@@ -34,8 +35,8 @@ struct PlaneHeader {
   int32_t weight = 0;
 };
 
-inline int32_t predicted(int32_t weight, int32_t reference) {
-  return static_cast<int32_t>((int64_t{weight} * reference + (1 << (kReferenceBits - 1))) >> kReferenceBits);
+inline int64_t predicted(int32_t weight, int32_t reference) {
+  return (int64_t{weight} * reference + (1 << (kReferenceBits - 1))) >> kReferenceBits;
 }
 
 struct Strengths {
@@ -60,8 +61,8 @@ inline void finish(const PlaneBuffers& b, const PlaneHeader& head, int64_t step,
   for (size_t y = 0; y < b.height; ++y) {
     for (size_t x = 0; x < b.width; ++x) {
       const size_t i = y * b.width + x;
-      const int32_t base = reference != nullptr ? predicted(head.weight, reference[i]) : 0;
-      const auto sample = [&](int32_t work) { return static_cast<int32_t>(std::clamp<int64_t>(int64_t{head.range.to_sample(work)} + base, least, most)); };
+      const int64_t base = reference != nullptr ? predicted(head.weight, reference[i]) : 0;
+      const auto sample = [&](int32_t work) { return static_cast<int32_t>(std::clamp<int64_t>(head.range.to_sample(work) + base, least, most)); };
       plain[i] = sample(b.work[i]);
       if (restored == nullptr) continue;
       const uint8_t s = strength.at(y, x);
@@ -72,7 +73,7 @@ inline void finish(const PlaneBuffers& b, const PlaneHeader& head, int64_t step,
 
 inline void fill(const PlaneHeader& head, const int32_t* reference, size_t n, int32_t least, int32_t most, int32_t* to) {
   for (size_t i = 0; i < n; ++i)
-    to[i] = static_cast<int32_t>(std::clamp<int64_t>(int64_t{head.range.low} + (reference != nullptr ? predicted(head.weight, reference[i]) : 0), least, most));
+    to[i] = static_cast<int32_t>(std::clamp<int64_t>(head.range.low + (reference != nullptr ? predicted(head.weight, reference[i]) : 0), least, most));
 }
 
 }  // namespace detail
@@ -91,7 +92,7 @@ inline void decode_tile(const Model& model, Bytes in, TileShape shape, int32_t l
     PlaneHeader& h = heads[p];
     h.range.low = unzigzag32(frame::take_varint(in));
     const uint32_t range = frame::take_varint(in);
-    if (range >> kMostRange != 0 || std::abs(int64_t{h.range.low}) > 1 << 24) throw Corrupt("the range of a plane is out of range");
+    if (range >> kMostRange != 0 || std::abs(int64_t{h.range.low}) > kMostLow) throw Corrupt("the range of a plane is out of range");
     h.range.high = h.range.low + static_cast<int32_t>(range);
     h.range.fraction = kWorkBits - bits;
     if (p == 0) continue;
@@ -139,7 +140,8 @@ class TileEncoder {
   TileEncoder(const Model& model, unsigned code, double slope, bool restore)
       : m_(model), code_(code), step_(model.step(code)), slope_(slope), restore_(restore) {}
 
-  // samples from least to most, within 2^16 of each other; plain and restored take what decoders will have.
+  // samples from least to most, within 2^16 of each other and -kMostLow .. kMostLow; plain and restored take what
+  // decoders will have.
   void encode(const int32_t* samples, TileShape shape, int32_t least, int32_t most, int32_t* plain, int32_t* restored, std::vector<uint8_t>& out) {
     static thread_local PlaneBuffers buffers;
     static thread_local SymbolWriter symbols;
@@ -155,13 +157,18 @@ class TileEncoder {
       const int32_t* base = head.reference != 0 ? plain + (p - head.reference) * n : nullptr;
       if (base != nullptr) {
         left.resize(n);
-        for (size_t i = 0; i < n; ++i) left[i] = from[i] - predicted(head.weight, base[i]);
-        from = left.data();
+        for (size_t i = 0; i < n; ++i) left[i] = static_cast<int32_t>(from[i] - predicted(head.weight, base[i]));
+        const Range range = range_of(left.data(), n, bits);
+        if (bits_of(static_cast<uint32_t>(range.high - range.low)) <= kMostRange && std::abs(range.low) <= kMostLow) {
+          from = left.data();
+        } else {  // some samples are far from their prediction
+          head.reference = 0;
+          base = nullptr;
+        }
       }
-      const auto [low, high] = std::minmax_element(from, from + n);
-      head.range = {*low, *high, kWorkBits - bits};
+      head.range = range_of(from, n, bits);
       write(head, p, out);
-      if (*low == *high) {
+      if (head.range.low == head.range.high) {
         detail::fill(head, base, n, least, most, plain + p * n);
         std::copy_n(plain + p * n, n, restored + p * n);
         continue;
@@ -179,6 +186,11 @@ class TileEncoder {
   }
 
  private:
+  static Range range_of(const int32_t* samples, size_t n, int bits) {
+    const auto [low, high] = std::minmax_element(samples, samples + n);
+    return {*low, *high, kWorkBits - bits};
+  }
+
   // Of the widest plane.
   static int range_bits(const int32_t* samples, TileShape s) {
     unsigned bits = 0;

@@ -152,6 +152,25 @@ class Network {
   int output_factor(size_t i) const { return records_[outputs_[i]].factor; }
   // How far from a position of the grid what is put out there reaches.
   size_t reach() const { return last_; }
+  // The same of input i alone.
+  size_t reach(size_t i) const {
+    constexpr size_t kNone = SIZE_MAX;
+    std::vector<size_t> of(tensors_.size(), kNone);
+    of[records_[inputs_[i]].tensor] = 0;
+    size_t most = 0;
+    for (const detail::Record& r : records_) {
+      size_t far = kNone;
+      for (size_t k = 0; k < r.sources; ++k)
+        if (of[r.source[k]] != kNone) far = std::max(far == kNone ? 0 : far, of[r.source[k]] + r.radius);
+      if (far == kNone) continue;
+      if (r.kind == detail::Kind::output) {
+        most = std::max(most, far);
+      } else {
+        of[r.tensor] = far;
+      }
+    }
+    return most;
+  }
   // Multiplications at one position of the grid.
   size_t products() const {
     size_t n = 0;
