@@ -16,7 +16,7 @@ from tilevault.codecs.errors import ModelMismatch
 
 __all__ = ["CURRENT_MODEL", "MAX_MODEL", "add_source", "model_blob", "native_model"]
 
-CURRENT_MODEL = "7af07bf48e85875e35d71349346a8fac8e23419d1c8fa9e66b3e17eac02565d6"
+CURRENT_MODEL = "34ddba0d019e90d3e1907aac6ef778d6d3b694d2b65f5310e690575bb990b811"
 """What new tiles are coded with."""
 MAX_MODEL = 16 << 20
 """Bytes of a model at most."""
