@@ -107,7 +107,7 @@ inline void decode_tile(const Model& model, Bytes in, TileShape shape, int32_t l
       if (better != nullptr) std::copy_n(to, shape.plane(), better);
       continue;
     }
-    buffers.shape(shape.height, shape.width);
+    buffers.shape(shape.height, shape.width, false);
     PlaneCoder<Decoding>(model, step, buffers, Decoding(symbols)).code();
     Strengths strength = detail::strengths(shape);
     const unsigned all = symbols.raw(3);
@@ -158,9 +158,9 @@ class TileEncoder {
         std::copy_n(plain + p * n, n, restored + p * n);
         continue;
       }
-      buffers.shape(shape.height, shape.width);
+      buffers.shape(shape.height, shape.width, true);
       for (size_t i = 0; i < n; ++i) buffers.work[i] = head.range.to_work(from[i]);
-      PlaneCoder<Encoding>(m_, step_, buffers, Encoding(symbols, slope_)).code();
+      PlaneCoder<Encoding>(m_, step_, buffers, Encoding(m_, symbols, slope_)).code();
       const Strengths strength = restore_ ? choose(from, head.range, buffers, shape, symbols) : off(shape, symbols);
       detail::finish(buffers, head, step_, strength, base, least, most, plain + p * n, restored + p * n);
     }

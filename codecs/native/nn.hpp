@@ -161,6 +161,8 @@ class Network {
   int output_factor(size_t i) const { return records_[outputs_[i]].factor; }
   // How far from a position of the grid what is put out there reaches.
   size_t reach() const { return last_; }
+  // The same of input i alone.
+  size_t input_reach(size_t i) const { return records_[inputs_[i]].reach; }
   // Multiplications at one position of the grid.
   size_t products() const {
     size_t n = 0;
