@@ -29,7 +29,16 @@ constexpr size_t kPixel = nn::kBeside;   // elements of features and of paramete
 
 inline size_t halved(size_t n, unsigned times) { return ((n - 1) >> times) + 1; }
 
-// A value and how many bits finer (or coarser) than the samples it is kept.
+// Bits more or fewer, with rounding.
+struct Shift {
+  explicit Shift(int up)
+      : factor(1 << std::max(up, 0)), half(up < 0 ? 1 << (-up - 1) : 0), right(static_cast<unsigned>(std::max(-up, 0))) {}
+  int32_t operator()(int32_t v) const { return (v * factor + half) >> right; }
+  int32_t factor, half;
+  unsigned right;
+};
+
+// The samples of a plane, and how many bits finer (or coarser) than they the transform works.
 struct Range {
   int32_t low = 0, high = 0;
   int32_t middle() const { return static_cast<int32_t>((int64_t{low} + high + 1) >> 1); }
@@ -38,16 +47,32 @@ struct Range {
     const uint32_t r = static_cast<uint32_t>(high) - static_cast<uint32_t>(low);
     return r == 0 ? 0 : 32 - static_cast<unsigned>(__builtin_clz(r));
   }
-  int32_t to_work(int32_t v) const {
-    const int f = fraction();
-    v -= middle();
-    return f >= 0 ? v * (1 << f) : (v + (1 << (-f - 1))) >> -f;
-  }
-  int32_t to_sample(int32_t v) const {
-    const int f = fraction();
-    const int64_t s = f > 0 ? (int64_t{v} + (1 << (f - 1))) >> f : int64_t{v} * (1 << -f);
-    return static_cast<int32_t>(std::clamp<int64_t>(s + middle(), low, high));
-  }
+};
+
+inline Range range_of(const int32_t* samples, size_t n) {
+  Range range{samples[0], samples[0]};
+  auto kernel = [&] {
+    int32_t low = samples[0], high = samples[0];
+    for (size_t i = 0; i < n; ++i) {
+      low = std::min(low, samples[i]);
+      high = std::max(high, samples[i]);
+    }
+    range = {low, high};
+  };
+  run_widest(kernel, kernel);
+  return range;
+}
+
+// The sample of a value of the transform.
+class Sampler {
+ public:
+  explicit Sampler(const Range& r) : shift_(-r.fraction()), middle_(r.middle()), low_(r.low), high_(r.high) {}
+  int32_t operator()(int32_t work) const { return std::clamp(shift_(std::clamp(work, -kBeyond, kBeyond)) + middle_, low_, high_); }
+
+ private:
+  static constexpr int32_t kBeyond = 1 << 27;  // every range, with any fraction: what is further is clamped all the same
+  Shift shift_;
+  int32_t middle_, low_, high_;
 };
 
 // Which blocks of a grid hold anything, and rectangles that cover those: where nothing is, no network runs.
@@ -619,19 +644,39 @@ class PlaneCoder {
 
 namespace detail {
 
-// b.unshuffled: the plane without the means of blocks of 8 x 8, in quarters of the step.
-inline void flatten(PlaneBuffers& b, const Region& r, int64_t reciprocal) {
-  const size_t h = b.height, w = b.width;
-  for (size_t y0 = r.top & ~size_t{7}; y0 < r.bottom; y0 += 8)
-    for (size_t x0 = r.left & ~size_t{7}; x0 < r.right; x0 += 8) {
-      int64_t sum = 32;
-      for (size_t y = y0; y < y0 + 8; ++y)
-        for (size_t x = x0; x < x0 + 8; ++x) sum += b.work[std::min(y, h - 1) * w + std::min(x, w - 1)];
-      const int64_t mean = sum >> 6;
-      for (size_t y = y0; y < std::min(y0 + 8, h); ++y)
-        for (size_t x = x0; x < std::min(x0 + 8, w); ++x)
-          b.unshuffled[y * w + x] = static_cast<int16_t>(std::clamp<int64_t>(((b.work[y * w + x] - mean) * reciprocal + (1 << 19)) >> 20, -1023, 1023));
+// The mean of 8 x 8 samples, those at the border again beyond it.
+inline int32_t mean_of_block(const PlaneBuffers& b, size_t y0, size_t x0) {
+  int64_t sums[8] = {};
+  for (size_t y = y0; y < y0 + 8; ++y) {
+    const int32_t* row = b.work.data() + std::min(y, b.height - 1) * b.width;
+    if (x0 + 8 <= b.width) {
+      for (size_t i = 0; i < 8; ++i) sums[i] += row[x0 + i];
+    } else {
+      for (size_t i = 0; i < 8; ++i) sums[i] += row[std::min(x0 + i, b.width - 1)];
     }
+  }
+  int64_t sum = 32;
+  for (const int64_t s : sums) sum += s;
+  return static_cast<int32_t>(sum >> 6);
+}
+
+// b.unshuffled: the plane without the means of blocks of 8 x 8, in quarters of the step: of difference *
+// reciprocal / 2^20, rounded and clamped, with 32 bits.
+inline void flatten(PlaneBuffers& b, const Region& r, int32_t reciprocal) {
+  constexpr int32_t kMost = 1023;
+  const int32_t beyond = (kMost + 1) * (1 << 20) / reciprocal + 1;
+  const auto quarters = [=](int32_t v, int32_t mean) {
+    const int32_t d = static_cast<int32_t>(static_cast<uint32_t>(v) - static_cast<uint32_t>(mean));
+    const bool wrapped = ((v ^ mean) & (v ^ d)) < 0;
+    const int32_t bounded = wrapped ? (v < 0 ? -beyond : beyond) : std::clamp(d, -beyond, beyond);
+    return static_cast<int16_t>(std::clamp((bounded * reciprocal + (1 << 19)) >> 20, -kMost, kMost));
+  };
+  b.means.resize(b.width + 8);
+  for (size_t y0 = r.top & ~size_t{7}; y0 < r.bottom; y0 += 8) {
+    for (size_t x0 = r.left & ~size_t{7}; x0 < r.right; x0 += 8) std::fill_n(b.means.data() + x0, 8, mean_of_block(b, y0, x0));
+    for (size_t y = std::max(y0, r.top); y < std::min(y0 + 8, r.bottom); ++y)
+      for (size_t x = r.left; x < r.right; ++x) b.unshuffled[y * b.width + x] = quarters(b.work[y * b.width + x], b.means[x]);
+  }
 }
 
 }  // namespace detail
@@ -646,7 +691,8 @@ inline void restoration(const Model& m, int64_t step, PlaneBuffers& b) {
   for (const Region& r : b.regions) {
     const Region all{4 * (r.top - std::min(r.top, rim)), std::min(4 * (r.bottom + rim), h), 4 * (r.left - std::min(r.left, rim)),
                      std::min(4 * (r.right + rim), w)};
-    detail::flatten(b, all, (int64_t{1} << 28) / step);
+    auto kernel = [&] { detail::flatten(b, all, static_cast<int32_t>((int64_t{1} << 28) / step)); };
+    run_widest(kernel, kernel);
     const ptrdiff_t row = static_cast<ptrdiff_t>(w);
     const nn::Input in{b.unshuffled.data() + all.top * w + all.left, 1, all.rows(), all.columns(), 0, row, 1};
     const Region inner{4 * r.top, std::min(4 * r.bottom, h), 4 * r.left, std::min(4 * r.right, w)};
@@ -656,9 +702,18 @@ inline void restoration(const Model& m, int64_t step, PlaneBuffers& b) {
   }
 }
 
-// strength: 0 to 3 halves.
-inline int32_t restored(int32_t work, int16_t correction, unsigned strength, int64_t step) {
-  return static_cast<int32_t>(work + ((std::clamp<int64_t>(correction, -256, 256) * (2 * strength) * step + (1 << 15)) >> 16));
-}
+// What a correction adds; strength: 0 to 3 halves. Of correction * step / 2^16, rounded, with 32 bits.
+class Restorer {
+ public:
+  Restorer(unsigned strength, int64_t step)
+      : doubled_(static_cast<int32_t>(2 * strength)), high_(static_cast<int32_t>(step >> 16)), low_(static_cast<int32_t>(step & 0xFFFF)) {}
+  int32_t operator()(int32_t work, int16_t correction) const {
+    const int32_t c = std::clamp<int32_t>(correction, -256, 256) * doubled_;
+    return static_cast<int32_t>(static_cast<uint32_t>(work) + static_cast<uint32_t>(c * high_ + ((c * low_ + (1 << 15)) >> 16)));
+  }
+
+ private:
+  int32_t doubled_, high_, low_;
+};
 
 }  // namespace tilevault::lossy

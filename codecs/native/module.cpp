@@ -138,8 +138,8 @@ nb::bytes encode_lossy(const tilevault::lossy::Model& model, ConstSamples sample
   same_shape(samples, restored);
   if (step >= tilevault::lossy::kSteps || least > most || int64_t{most} - least >= 1 << 16 || !(slope > 0))
     throw nb::value_error("the step, the slope or the range is out of range");
-  const auto [low, high] = std::minmax_element(samples.data(), samples.data() + samples.size());
-  if (*low < least || *high > most) throw nb::value_error("a sample is out of range");
+  const tilevault::lossy::Range range = tilevault::lossy::range_of(samples.data(), samples.size());
+  if (range.low < least || range.high > most) throw nb::value_error("a sample is out of range");
   std::vector<uint8_t> out;
   {
     nb::gil_scoped_release release;
