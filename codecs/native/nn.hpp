@@ -548,10 +548,12 @@ class Network {
     const size_t pixel = t.pixel();
     const int16_t low = t.low[0], high = t.high[0];
     if (beside(in, r.factor)) {
-      const int16_t* from = in.at(0, y);
-      for (size_t x = 0; x < columns; ++x, from += in.column_step)
+      const int16_t *from = in.at(0, y), *next = in.at(0, std::min(y + 1, in.rows - 1));
+      for (size_t x = 0; x < columns; ++x, from += in.column_step, next += in.column_step) {
+        __builtin_prefetch(next);  // all layers run before it is read
         for (size_t c = 0; c < t.channels; c += kBeside)
           for (size_t i = 0; i < kBeside; ++i) out[x * pixel + c + i] = std::clamp(from[c + i], low, high);
+      }
     } else if (r.factor > 1) {
       if (r.factor == 2) unshuffle<2>(t, in, y, columns, out);
       if (r.factor == 4) unshuffle<4>(t, in, y, columns, out);
@@ -585,8 +587,11 @@ class Network {
     const size_t pixel = t.pixel(), above = y - window.top;
     const int16_t* from = row_of(r.source[0], y, columns, work) + window.left * pixel;
     if (beside(out, r.factor)) {
-      int16_t* to = out.at(0, above);
-      for (size_t x = 0; x < window.columns(); ++x) copy<kBeside>(from + x * pixel, t.channels, to + static_cast<ptrdiff_t>(x) * out.column_step);
+      int16_t *to = out.at(0, above), *next = out.at(0, std::min(above + 1, out.rows - 1));
+      for (size_t x = 0; x < window.columns(); ++x, to += out.column_step, next += out.column_step) {
+        __builtin_prefetch(next, 1);
+        copy<kBeside>(from + x * pixel, t.channels, to);
+      }
     } else {
       if (r.factor == 1) shuffle<1>(t, from, above, window.columns(), out);
       if (r.factor == 2) shuffle<2>(t, from, above, window.columns(), out);
