@@ -495,7 +495,7 @@ class PlaneCoder {
   // Part of a grid that is `width` wide, its channels side by side.
   template <class T>
   static nn::Planes<T> plane(std::vector<int16_t>& of, size_t channels, size_t step, size_t width, const Region& r) {
-    return {of.data() + (r.top * width + r.left) * step, channels, r.rows(), r.columns(), 1, static_cast<ptrdiff_t>(step * width), static_cast<ptrdiff_t>(step)};
+    return {of.data() + (r.top * width + r.left) * step, channels, r.rows(), r.columns(), 1, static_cast<ptrdiff_t>(step * width), static_cast<ptrdiff_t>(step), step - channels};
   }
   static nn::Window window(const Region& r, const Region& all) {
     return {r.top - all.top, r.bottom - all.top, r.left - all.left, r.right - all.left};

@@ -42,12 +42,14 @@ constexpr unsigned kMostShift = 30;
 constexpr int64_t kSumLimit = int64_t{1} << 22;      // sums that float32 carries exactly
 constexpr int64_t kMostSumLimit = int64_t{1} << 30;  // sums that int32 carries, and half of any shift
 
-// Planes of int16 in any order: steps are in elements.
+// Planes of int16 in any order: steps are in elements. Where the channels of a pixel lie side by side, `spare`
+// elements after them may be read and overwritten.
 template <class T>
 struct Planes {
   T* data;
   size_t channels, rows, columns;
   ptrdiff_t channel_step, row_step, column_step;
+  size_t spare = 0;
 
   T* at(size_t channel, size_t row) const {
     return data + static_cast<ptrdiff_t>(channel) * channel_step + static_cast<ptrdiff_t>(row) * row_step;
@@ -182,9 +184,6 @@ class Network {
 
   // in: inputs() planes; out: outputs() planes, written completely; the grid has rows x columns positions.
   // Throws std::invalid_argument where these do not go together.
-  //
-  // Where the channels of a pixel lie side by side and pixels are that many elements apart or more, rounded up
-  // to kBeside, what lies between pixels may be read and overwritten.
   void run(const Input* in, const Output* out, size_t rows, size_t columns, Workspace& work) const {
     run(in, out, rows, columns, {0, rows, 0, columns}, work);
   }
@@ -539,7 +538,7 @@ class Network {
   // Whether pixels may be copied kBeside channels at a time.
   template <class T>
   static bool beside(const Planes<T>& p, int factor) {
-    return factor == 1 && p.channel_step == 1 && p.column_step >= static_cast<ptrdiff_t>((p.channels + kBeside - 1) / kBeside * kBeside);
+    return factor == 1 && p.channel_step == 1 && (p.channels + kBeside - 1) / kBeside * kBeside <= p.channels + p.spare;
   }
 
   void enter(const Record& r, const Input& in, size_t y, size_t columns, Workspace& work) const {
