@@ -2,6 +2,7 @@
 // docs/format.md, section "Models", gives its bytes.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <memory>
@@ -27,7 +28,7 @@ constexpr unsigned kFeatures = 6, kParameters = 6;
 // The chances of the tokens of one scale and fraction of the mean.
 struct Row {
   std::array<uint16_t, kTokens + 1> start;  // the sum of the frequencies before each; the last is all
-  std::array<float, kTokens> cost;          // bits, for encoders only
+  uint8_t raw_bits;                         // that follow a token
 };
 
 class Model {
@@ -54,12 +55,15 @@ class Model {
       v = in.u8();
       if (v >= kScales) throw Corrupt("a scale of the model is out of range");
     }
-    for (uint8_t& v : raw_bits) {
-      v = in.u8();
-      if (v > kScaleBits - 3) throw Corrupt("the model has too many raw bits");
-    }
+    for (size_t i = 0; i < magnitude.size(); ++i) magnitude[i] = log[std::min(16 * i, kLogs - 1)];
     rows.resize(kScales * kFractions);
-    for (Row& row : rows) read_row(in, row);
+    for (size_t s = 0; s < kScales; ++s) {
+      const uint8_t bits = in.u8();
+      if (bits > kScaleBits - 3) throw Corrupt("the model has too many raw bits");
+      for (size_t f = 0; f < kFractions; ++f) rows[s * kFractions + f].raw_bits = bits;
+    }
+    costs.resize(rows.size());
+    for (size_t i = 0; i < rows.size(); ++i) read_row(in, rows[i], costs[i]);
     for (std::unique_ptr<nn::Network>& network : networks) {
       const uint32_t size = in.u32();
       network = std::make_unique<nn::Network>(Bytes{in.take(size), size}, nn::kMostSumLimit, kernels);
@@ -69,7 +73,7 @@ class Model {
       check(first(i), 1, {kFeatures}, {hidden(i), kParameters});
       check(second(i), 1, {hidden(i), kFeatures}, {kParameters});
       // Where the first network did not run, the hidden state holds anything.
-      if (second(i).reach(0) != 0) throw Corrupt("a second network of the model looks beyond a position's hidden state");
+      if (second(i).input_reach(0) != 0) throw Corrupt("a second network of the model looks beyond a position's hidden state");
     }
     check(restoration(), 4, {1}, {1});
   }
@@ -91,8 +95,9 @@ class Model {
   std::array<uint16_t, 128> mantissa;
   std::array<uint16_t, kLevels * kBands + 1> inverse_gain;  // 2^14 over the norm of a band's synthesis
   std::array<uint8_t, 256> low_scale;       // of LL, by the differences around
-  std::array<uint8_t, kScales> raw_bits;
-  std::vector<Row> rows;
+  std::array<int16_t, kLogs / 16 + 1> magnitude;  // the same logarithms of whole numbers; the last is for all above
+  std::vector<Row> rows;                    // of a scale kFractions
+  std::vector<std::array<float, kTokens>> costs;  // of the rows' tokens, in bits, for encoders only
 
  private:
   struct Reader {
@@ -109,12 +114,12 @@ class Model {
     uint32_t u32() { return load_le32(take(4)); }
   };
 
-  static void read_row(Reader& in, Row& row) {
+  static void read_row(Reader& in, Row& row, std::array<float, kTokens>& cost) {
     uint32_t sum = 0;
     for (unsigned t = 0; t < kTokens; ++t) {
       row.start[t] = static_cast<uint16_t>(sum);
       const uint32_t n = in.u16();
-      row.cost[t] = n == 0 ? 1e3f : kScaleBits - std::log2(static_cast<float>(n));
+      cost[t] = n == 0 ? 1e3f : kScaleBits - std::log2(static_cast<float>(n));
       sum += n;
       if (sum > 1u << kScaleBits) throw Corrupt("frequencies of the model sum to too much");
     }

@@ -55,20 +55,45 @@ inline Strengths strengths(const TileShape& s) {
 // The blocks of strengths, on the grid on which the restoration works.
 inline void restored_blocks(const TileShape& s, Blocks& b) { b.shape(kBlock / 4, halved(s.height, 2), halved(s.width, 2)); }
 
+// Samples of a plane from least to most, with what they were predicted from.
+struct Finisher {
+  Sampler sampler;
+  const int32_t* reference;
+  int32_t weight, least, most;
+
+  template <class Work>
+  void operator()(size_t first, size_t end, Work&& work, int32_t* to) const {
+    if (reference == nullptr) {
+      for (size_t i = first; i < end; ++i) to[i] = std::clamp(sampler(work(i)), least, most);
+    } else {
+      for (size_t i = first; i < end; ++i)
+        to[i] = static_cast<int32_t>(std::clamp<int64_t>(int64_t{sampler(work(i))} + predicted(weight, reference[i]), least, most));
+    }
+  }
+};
+
 // The plane as it is without restoration, and with it where `restored` is given.
 inline void finish(const PlaneBuffers& b, const PlaneHeader& head, int64_t step, const Strengths& strength, const int32_t* reference,
                    int32_t least, int32_t most, int32_t* plain, int32_t* restored) {
-  for (size_t y = 0; y < b.height; ++y) {
-    for (size_t x = 0; x < b.width; ++x) {
-      const size_t i = y * b.width + x;
-      const int64_t base = reference != nullptr ? predicted(head.weight, reference[i]) : 0;
-      const auto sample = [&](int32_t work) { return static_cast<int32_t>(std::clamp<int64_t>(head.range.to_sample(work) + base, least, most)); };
-      plain[i] = sample(b.work[i]);
-      if (restored == nullptr) continue;
-      const uint8_t s = strength.at(y, x);
-      restored[i] = s == 0 ? plain[i] : sample(lossy::restored(b.work[i], b.correction[i], s, step));
-    }
-  }
+  const Finisher finisher{Sampler(head.range), reference, head.weight, least, most};
+  auto kernel = [&] {
+    const int32_t* work = b.work.data();
+    const int16_t* correction = b.correction.data();
+    finisher(0, b.height * b.width, [=](size_t i) { return work[i]; }, plain);
+    if (restored == nullptr) return;
+    for (size_t y = 0; y < b.height; ++y)
+      for (size_t x = 0; x < b.width; x += kBlock) {
+        const size_t first = y * b.width + x, end = first + std::min(kBlock, b.width - x);
+        const uint8_t s = strength.at(y, x);
+        if (s == 0) {
+          std::copy(plain + first, plain + end, restored + first);
+        } else {
+          const Restorer restore(s, step);
+          finisher(first, end, [=](size_t i) { return restore(work[i], correction[i]); }, restored);
+        }
+      }
+  };
+  run_widest(kernel, kernel);
 }
 
 inline void fill(const PlaneHeader& head, const int32_t* reference, size_t n, int32_t least, int32_t most, int32_t* to) {
@@ -113,7 +138,7 @@ inline void decode_tile(const Model& model, Bytes in, TileShape shape, int32_t l
       if (better != nullptr) std::copy_n(to, shape.plane(), better);
       continue;
     }
-    buffers.shape(shape.height, shape.width);
+    buffers.shape(shape.height, shape.width, false);
     PlaneCoder<Decoding>(model, step, buffers, Decoding(symbols)).code();
     Strengths strength = detail::strengths(shape);
     const unsigned all = symbols.raw(3);
@@ -158,7 +183,7 @@ class TileEncoder {
       if (base != nullptr) {
         left.resize(n);
         for (size_t i = 0; i < n; ++i) left[i] = static_cast<int32_t>(from[i] - predicted(head.weight, base[i]));
-        const Range range = range_of(left.data(), n, bits);
+        const Range range = range_of(left.data(), n);
         if (bits_of(static_cast<uint32_t>(range.high - range.low)) <= kMostRange && std::abs(range.low) <= kMostLow) {
           from = left.data();
         } else {  // some samples are far from their prediction
@@ -166,16 +191,20 @@ class TileEncoder {
           base = nullptr;
         }
       }
-      head.range = range_of(from, n, bits);
+      head.range = range_of(from, n, kWorkBits - bits);
       write(head, p, out);
       if (head.range.low == head.range.high) {
         detail::fill(head, base, n, least, most, plain + p * n);
         std::copy_n(plain + p * n, n, restored + p * n);
         continue;
       }
-      buffers.shape(shape.height, shape.width);
-      for (size_t i = 0; i < n; ++i) buffers.work[i] = head.range.to_work(from[i]);
-      PlaneCoder<Encoding>(m_, step_, buffers, Encoding(symbols, slope_)).code();
+      buffers.shape(shape.height, shape.width, true);
+      auto kernel = [&, middle = head.range.middle(), shift = Shift(head.range.fraction)] {
+        int32_t* to = buffers.work.data();
+        for (size_t i = 0; i < n; ++i) to[i] = shift(from[i] - middle);
+      };
+      run_widest(kernel, kernel);
+      PlaneCoder<Encoding>(m_, step_, buffers, Encoding(m_, symbols, slope_)).code();
       const Strengths strength = restore_ ? choose(from, head.range, buffers, shape, symbols) : off(shape, symbols);
       any |= std::any_of(strength.of.begin(), strength.of.end(), [](uint8_t k) { return k != 0; });
       detail::finish(buffers, head, step_, strength, base, least, most, plain + p * n, restored + p * n);
@@ -186,17 +215,12 @@ class TileEncoder {
   }
 
  private:
-  static Range range_of(const int32_t* samples, size_t n, int bits) {
-    const auto [low, high] = std::minmax_element(samples, samples + n);
-    return {*low, *high, kWorkBits - bits};
-  }
-
   // Of the widest plane.
   static int range_bits(const int32_t* samples, TileShape s) {
     unsigned bits = 0;
     for (size_t p = 0; p < s.planes; ++p) {
-      const auto [low, high] = std::minmax_element(samples + p * s.plane(), samples + (p + 1) * s.plane());
-      bits = std::max(bits, bits_of(static_cast<uint32_t>(*high - *low)));
+      const Range range = range_of(samples + p * s.plane(), s.plane());
+      bits = std::max(bits, bits_of(static_cast<uint32_t>(range.high - range.low)));
     }
     return static_cast<int>(bits);
   }
@@ -216,21 +240,7 @@ class TileEncoder {
     PlaneHeader best;
     double least = kWorth;
     for (size_t back = 1; back <= std::min(plane, kMostBack); ++back) {
-      const int32_t* a = samples + (plane - back) * n;
-      const int32_t* b = samples + plane * n;
-      double aa = 0, ab = 0, bb = 0;
-      auto add = [&](size_t i, size_t j) {
-        const double da = a[i] - a[j], db = b[i] - b[j];
-        aa += da * da;
-        ab += da * db;
-        bb += db * db;
-      };
-      for (size_t y = 0; y < s.height; ++y)
-        for (size_t x = 0; x < s.width; ++x) {
-          const size_t i = y * s.width + x;
-          if (x > 0) add(i, i - 1);
-          if (y > 0) add(i, i - s.width);
-        }
+      const auto [aa, ab, bb] = products(samples + (plane - back) * n, samples + plane * n, s);
       if (aa == 0 || bb == 0) continue;
       const double weight = std::clamp(std::floor(ab / aa * (1 << kReferenceBits) + 0.5), -128.0, 127.0), w = weight / (1 << kReferenceBits);
       const double rest = (bb - 2 * w * ab + w * w * aa) / bb;
@@ -242,9 +252,41 @@ class TileEncoder {
     return best;
   }
 
+  // Sums of products of the differences between neighbours of two planes: of a with a, a with b, b with b.
+  static std::array<double, 3> products(const int32_t* a, const int32_t* b, TileShape s) {
+    std::array<double, 3> found{};
+    auto kernel = [&] {
+      int64_t aa = 0, ab = 0, bb = 0;
+      const auto add = [&](size_t first, size_t end, size_t before) {
+        for (size_t i = first; i < end; ++i) {
+          const int32_t da = a[i] - a[i - before], db = b[i] - b[i - before];
+          aa += int64_t{da} * da;
+          ab += int64_t{da} * db;
+          bb += int64_t{db} * db;
+        }
+      };
+      for (size_t y = 0; y < s.height; ++y) add(y * s.width + 1, (y + 1) * s.width, 1);
+      add(s.width, s.plane(), s.width);
+      found = {static_cast<double>(aa), static_cast<double>(ab), static_cast<double>(bb)};
+    };
+    run_widest(kernel, kernel);
+    return found;
+  }
+
   Strengths off(TileShape s, SymbolWriter& out) const {
     out.put_raw(0, 3);
     return detail::strengths(s);
+  }
+
+  static double squares(const int32_t* from, size_t first, size_t n, const Sampler& sample, const Restorer& restore, const PlaneBuffers& b) {
+    const int32_t* work = b.work.data() + first;
+    const int16_t* correction = b.correction.data() + first;
+    int64_t sum = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const int32_t d = from[first + i] - sample(restore(work[i], correction[i]));
+      sum += int64_t{d} * d;
+    }
+    return static_cast<double>(sum);
   }
 
   // The strength of each block that leaves least error; one for all where the bits for more are not worth it.
@@ -254,15 +296,13 @@ class TileEncoder {
     restoration(m_, step_, b);
     Strengths best = detail::strengths(s);
     std::vector<std::array<double, kStrengths>> errors(best.of.size(), {0, 0, 0, 0});
-    for (size_t y = 0; y < s.height; ++y)
-      for (size_t x = 0; x < s.width; ++x) {
-        const size_t i = y * s.width + x;
-        std::array<double, kStrengths>& e = errors[y / kBlock * best.columns + x / kBlock];
-        for (unsigned k = 0; k < kStrengths; ++k) {
-          const double d = from[i] - range.to_sample(restored(b.work[i], b.correction[i], k, step_));
-          e[k] += d * d;
-        }
-      }
+    auto kernel = [&] {
+      for (unsigned k = 0; k < kStrengths; ++k)
+        for (size_t y = 0; y < s.height; ++y)
+          for (size_t x = 0; x < s.width; x += kBlock)
+            errors[y / kBlock * best.columns + x / kBlock][k] += squares(from, y * s.width + x, std::min(kBlock, s.width - x), Sampler(range), Restorer(k, step_), b);
+    };
+    run_widest(kernel, kernel);
     const double sample = std::ldexp(static_cast<double>(step_) / 64, -range.fraction), worth = slope_ / (sample * sample);
     std::array<double, kStrengths> all{};
     double each = 0;

@@ -37,16 +37,19 @@
 namespace tilevault::nn {
 
 constexpr size_t kMostChannels = 128, kMostRecords = 256;
+constexpr size_t kBeside = 8;                        // channels that are copied at a time where they lie side by side
 constexpr unsigned kMostShift = 30;
 constexpr int64_t kSumLimit = int64_t{1} << 22;      // sums that float32 carries exactly
 constexpr int64_t kMostSumLimit = int64_t{1} << 30;  // sums that int32 carries, and half of any shift
 
-// Planes of int16 in any order: steps are in elements.
+// Planes of int16 in any order: steps are in elements. Where the channels of a pixel lie side by side, `spare`
+// elements after them may be read and overwritten.
 template <class T>
 struct Planes {
   T* data;
   size_t channels, rows, columns;
   ptrdiff_t channel_step, row_step, column_step;
+  size_t spare = 0;
 
   T* at(size_t channel, size_t row) const {
     return data + static_cast<ptrdiff_t>(channel) * channel_step + static_cast<ptrdiff_t>(row) * row_step;
@@ -54,6 +57,13 @@ struct Planes {
 };
 using Input = Planes<const int16_t>;
 using Output = Planes<int16_t>;
+
+// The part of the grid that is put out.
+struct Window {
+  size_t top, bottom, left, right;  // the last two of each pair are one past
+  size_t rows() const { return bottom - top; }
+  size_t columns() const { return right - left; }
+};
 
 // The rows of a run; kept from run to run, it grows to the widest.
 struct Workspace {
@@ -73,6 +83,7 @@ struct Record {
   size_t tensor = 0;            // what it makes
   size_t radius = 0;            // of its kernel
   size_t delay = 0;             // rows behind the inputs
+  size_t reach = 0;             // how far from a position what it makes reaches in the outputs
   Packed packed;
 };
 
@@ -153,24 +164,7 @@ class Network {
   // How far from a position of the grid what is put out there reaches.
   size_t reach() const { return last_; }
   // The same of input i alone.
-  size_t reach(size_t i) const {
-    constexpr size_t kNone = SIZE_MAX;
-    std::vector<size_t> of(tensors_.size(), kNone);
-    of[records_[inputs_[i]].tensor] = 0;
-    size_t most = 0;
-    for (const detail::Record& r : records_) {
-      size_t far = kNone;
-      for (size_t k = 0; k < r.sources; ++k)
-        if (of[r.source[k]] != kNone) far = std::max(far == kNone ? 0 : far, of[r.source[k]] + r.radius);
-      if (far == kNone) continue;
-      if (r.kind == detail::Kind::output) {
-        most = std::max(most, far);
-      } else {
-        of[r.tensor] = far;
-      }
-    }
-    return most;
-  }
+  size_t input_reach(size_t i) const { return records_[inputs_[i]].reach; }
   // Multiplications at one position of the grid.
   size_t products() const {
     size_t n = 0;
@@ -191,20 +185,25 @@ class Network {
   // in: inputs() planes; out: outputs() planes, written completely; the grid has rows x columns positions.
   // Throws std::invalid_argument where these do not go together.
   void run(const Input* in, const Output* out, size_t rows, size_t columns, Workspace& work) const {
-    check(in, out, rows, columns);
+    run(in, out, rows, columns, {0, rows, 0, columns}, work);
+  }
+
+  // The same, of which only a window is put out: out are planes of its size, the grid being as large as it is.
+  void run(const Input* in, const Output* out, size_t rows, size_t columns, const Window& window, Workspace& work) const {
+    check(in, out, rows, columns, window);
     prepare(work, columns);
     const Tiles tiles(*kernels_);
-    const size_t steps = rows + last_;
-    for (size_t step = 0; step < steps; ++step) {
+    for (size_t step = 0; step < window.bottom + last_; ++step) {
       size_t input = 0, output = 0;
       for (const detail::Record& r : records_) {
         const size_t i = r.kind == detail::Kind::input ? input++ : 0, o = r.kind == detail::Kind::output ? output++ : 0;
-        if (step < r.delay || step - r.delay >= rows) continue;
+        if (step < r.delay) continue;
         const size_t y = step - r.delay;
+        if (y + r.reach < window.top || y >= std::min(window.bottom + r.reach, rows)) continue;
         if (r.kind == detail::Kind::input) {
           enter(r, in[i], y, columns, work);
         } else if (r.kind == detail::Kind::output) {
-          leave(r, out[o], y, columns, work);
+          leave(r, out[o], y, columns, window, work);
         } else {
           row(r, y, rows, columns, work);
         }
@@ -445,17 +444,26 @@ class Network {
       }
       last_ = std::max(last_, r.delay);
     }
+    std::vector<size_t> reach(tensors_.size(), 0);
+    for (size_t i = records_.size(); i-- > 0;) {
+      Record& r = records_[i];
+      if (r.kind != Kind::output) r.reach = reach[r.tensor];
+      for (size_t k = 0; k < r.sources; ++k) reach[r.source[k]] = std::max(reach[r.source[k]], r.reach + r.radius);
+    }
   }
 
   // Running.
 
-  void check(const Input* in, const Output* out, size_t rows, size_t columns) const {
+  void check(const Input* in, const Output* out, size_t rows, size_t columns, const Window& window) const {
     if (rows == 0 || columns == 0) throw std::invalid_argument("a grid without positions");
+    if (window.top >= window.bottom || window.left >= window.right || window.bottom > rows || window.right > columns)
+      throw std::invalid_argument("a window that is not in the grid");
     for (size_t i = 0; i < inputs(); ++i)
       if (in[i].channels != input_channels(i) || !fits(in[i].rows, rows, input_factor(i)) || !fits(in[i].columns, columns, input_factor(i)))
         throw std::invalid_argument("input " + std::to_string(i) + " does not go with the network or the grid");
     for (size_t i = 0; i < outputs(); ++i)
-      if (out[i].channels != output_channels(i) || !fits(out[i].rows, rows, output_factor(i)) || !fits(out[i].columns, columns, output_factor(i)))
+      if (out[i].channels != output_channels(i) || !fits(out[i].rows, window.rows(), output_factor(i)) ||
+          !fits(out[i].columns, window.columns(), output_factor(i)))
         throw std::invalid_argument("output " + std::to_string(i) + " does not go with the network or the grid");
   }
 
@@ -483,9 +491,15 @@ class Network {
   void replicate(size_t tensor, int16_t* row, size_t columns) const {
     const size_t pixel = tensors_[tensor].pixel();
     for (size_t i = 1; i <= kMargin; ++i) {
-      std::copy_n(row, pixel, row - i * pixel);
-      std::copy_n(row + (columns - 1) * pixel, pixel, row + (columns - 1 + i) * pixel);
+      copy<kChannelStep>(row, pixel, row - i * pixel);
+      copy<kChannelStep>(row + (columns - 1) * pixel, pixel, row + (columns - 1 + i) * pixel);
     }
+  }
+
+  // `step` elements at a time, so up to that many less one more than n.
+  template <size_t step>
+  static void copy(const int16_t* from, size_t n, int16_t* to) {
+    for (size_t i = 0; i < n; i += step) std::memcpy(to + i, from + i, step * sizeof *to);
   }
 
   void row(const Record& r, size_t y, size_t rows, size_t columns, Workspace& work) const {
@@ -509,17 +523,22 @@ class Network {
     replicate(r.tensor, io.out, columns);
   }
 
-  // Pixels are written in order, so what the first source's padding spills is overwritten.
+  // Pixels are written in order, so what padding spills is overwritten.
   void concat(const Record& r, size_t y, size_t columns, Workspace& work) const {
     int16_t* out = row_of(r.tensor, y, columns, work);
     const size_t pixel = tensors_[r.tensor].pixel();
-    size_t at = 0;
-    for (size_t i = 0; i < 2; ++i) {
-      const Tensor& t = tensors_[r.source[i]];
-      const int16_t* from = row_of(r.source[i], y, columns, work);
-      for (size_t x = 0; x < columns; ++x) std::copy_n(from + x * t.pixel(), t.channels, out + x * pixel + at);
-      at += t.channels;
+    const Tensor &a = tensors_[r.source[0]], &b = tensors_[r.source[1]];
+    const int16_t *from = row_of(r.source[0], y, columns, work), *beside = row_of(r.source[1], y, columns, work);
+    for (size_t x = 0; x < columns; ++x, out += pixel, from += a.pixel(), beside += b.pixel()) {
+      copy<kChannelStep>(from, a.channels, out);
+      copy<kChannelStep>(beside, b.channels, out + a.channels);
     }
+  }
+
+  // Whether pixels may be copied kBeside channels at a time.
+  template <class T>
+  static bool beside(const Planes<T>& p, int factor) {
+    return factor == 1 && p.channel_step == 1 && (p.channels + kBeside - 1) / kBeside * kBeside <= p.channels + p.spare;
   }
 
   void enter(const Record& r, const Input& in, size_t y, size_t columns, Workspace& work) const {
@@ -527,20 +546,16 @@ class Network {
     int16_t* out = row_of(r.tensor, y, columns, work);
     const size_t pixel = t.pixel();
     const int16_t low = t.low[0], high = t.high[0];
-    if (r.factor == 1 && in.channel_step == 1) {
-      for (size_t x = 0; x < columns; ++x) {
-        const int16_t* from = in.at(0, y) + static_cast<ptrdiff_t>(x) * in.column_step;
-        for (size_t c = 0; c < t.channels; ++c) out[x * pixel + c] = std::clamp(from[c], low, high);
+    if (beside(in, r.factor)) {
+      const int16_t *from = in.at(0, y), *next = in.at(0, std::min(y + 1, in.rows - 1));
+      for (size_t x = 0; x < columns; ++x, from += in.column_step, next += in.column_step) {
+        __builtin_prefetch(next);  // all layers run before it is read
+        for (size_t c = 0; c < t.channels; c += kBeside)
+          for (size_t i = 0; i < kBeside; ++i) out[x * pixel + c + i] = std::clamp(from[c + i], low, high);
       }
     } else if (r.factor > 1) {
-      const size_t f = static_cast<size_t>(r.factor);
-      for (size_t c = 0; c < t.channels; ++c) {
-        const int16_t* from = in.at(c / (f * f), std::min(y * f + c / f % f, in.rows - 1));
-        for (size_t x = 0; x < columns; ++x) {
-          const size_t at = std::min(x * f + c % f, in.columns - 1);
-          out[x * pixel + c] = std::clamp(from[static_cast<ptrdiff_t>(at) * in.column_step], low, high);
-        }
-      }
+      if (r.factor == 2) unshuffle<2>(t, in, y, columns, out);
+      if (r.factor == 4) unshuffle<4>(t, in, y, columns, out);
     } else {
       const unsigned halve = r.factor < 0 ? 1 : 0;
       for (size_t c = 0; c < t.channels; ++c) {
@@ -552,21 +567,47 @@ class Network {
     replicate(r.tensor, out, columns);
   }
 
-  void leave(const Record& r, const Output& out, size_t y, size_t columns, Workspace& work) const {
-    const Tensor& t = tensors_[r.source[0]];
-    const int16_t* from = row_of(r.source[0], y, columns, work);
-    const size_t pixel = t.pixel(), f = static_cast<size_t>(r.factor);
-    if (f == 1 && out.channel_step == 1) {
-      for (size_t x = 0; x < columns; ++x)
-        std::copy_n(from + x * pixel, t.channels, out.at(0, y) + static_cast<ptrdiff_t>(x) * out.column_step);
-      return;
+  template <size_t f>
+  static void unshuffle(const Tensor& t, const Input& in, size_t y, size_t columns, int16_t* out) {
+    const size_t pixel = t.pixel(), whole = in.column_step == 1 ? in.columns / f : 0;
+    const int16_t low = t.low[0], high = t.high[0];
+    for (size_t c = 0; c < t.channels; c += f) {
+      const int16_t* from = in.at(c / (f * f), std::min(y * f + c / f % f, in.rows - 1));
+      for (size_t x = 0; x < whole; ++x)
+        for (size_t i = 0; i < f; ++i) out[x * pixel + c + i] = std::clamp(from[x * f + i], low, high);
+      for (size_t x = whole; x < columns; ++x)
+        for (size_t i = 0; i < f; ++i)
+          out[x * pixel + c + i] = std::clamp(from[static_cast<ptrdiff_t>(std::min(x * f + i, in.columns - 1)) * in.column_step], low, high);
     }
-    for (size_t c = 0; c < t.channels; ++c) {
+  }
+
+  void leave(const Record& r, const Output& out, size_t y, size_t columns, const Window& window, Workspace& work) const {
+    const Tensor& t = tensors_[r.source[0]];
+    const size_t pixel = t.pixel(), above = y - window.top;
+    const int16_t* from = row_of(r.source[0], y, columns, work) + window.left * pixel;
+    if (beside(out, r.factor)) {
+      int16_t *to = out.at(0, above), *next = out.at(0, std::min(above + 1, out.rows - 1));
+      for (size_t x = 0; x < window.columns(); ++x, to += out.column_step, next += out.column_step) {
+        __builtin_prefetch(next, 1);
+        copy<kBeside>(from + x * pixel, t.channels, to);
+      }
+    } else {
+      if (r.factor == 1) shuffle<1>(t, from, above, window.columns(), out);
+      if (r.factor == 2) shuffle<2>(t, from, above, window.columns(), out);
+      if (r.factor == 4) shuffle<4>(t, from, above, window.columns(), out);
+    }
+  }
+
+  template <size_t f>
+  static void shuffle(const Tensor& t, const int16_t* from, size_t y, size_t columns, const Output& out) {
+    const size_t pixel = t.pixel(), whole = out.column_step == 1 ? out.columns / f : 0;
+    for (size_t c = 0; c < t.channels; c += f) {
       const size_t row = y * f + c / f % f;
       if (row >= out.rows) continue;
       int16_t* to = out.at(c / (f * f), row);
-      for (size_t x = 0, at = c % f; x < columns && at < out.columns; ++x, at += f)
-        to[static_cast<ptrdiff_t>(at) * out.column_step] = from[x * pixel + c];
+      for (size_t x = 0; x < whole; ++x) std::memcpy(to + x * f, from + x * pixel + c, f * sizeof *to);
+      for (size_t x = whole; x < columns; ++x)
+        for (size_t i = 0; i < f && x * f + i < out.columns; ++i) to[static_cast<ptrdiff_t>(x * f + i) * out.column_step] = from[x * pixel + c + i];
     }
   }
 

@@ -160,6 +160,8 @@ TILEVAULT_NN_INLINE void finish_half(const Packed& layer, size_t first, Vector a
 #endif
 }
 
+constexpr size_t kMostPixels = 12;  // at a time
+
 // `vectors` vectors of sums of `pixels` pixels: each weight that is loaded serves all pixels, each pair of
 // channels that is spread serves all vectors. Returns where the next group's weights begin.
 template <size_t vectors, size_t pixels>
@@ -196,32 +198,32 @@ TILEVAULT_NN_INLINE const int16_t* dense_block(const Packed& layer, const Rows& 
   return w;
 }
 
-constexpr size_t kGroup = kLanes == 16 ? 4 : 2;  // vectors of sums of one pixel
-
-template <size_t pixels>
-TILEVAULT_NN_INLINE const int16_t* dense_group(size_t vectors, const Packed& layer, const Rows& rows, size_t x, size_t first,
-                                               const int16_t* w) {
-  if (vectors == kGroup) return dense_block<kGroup, pixels>(layer, rows, x, first, w);
-#if TILEVAULT_NN_LANES == 16
-  if (vectors == 3) return dense_block<3, pixels>(layer, rows, x, first, w);
-  if (vectors == 2) return dense_block<2, pixels>(layer, rows, x, first, w);
-  return dense_block<1, pixels>(layer, rows, x, first, w);
-#else
-  return w;
-#endif
-}
+constexpr size_t kGroup = kLanes == 16 ? 4 : 2;  // vectors of sums of one pixel, at most
 
 // As many pixels at a time as there are registers, then two at a time. May write one pixel too much.
+template <size_t vectors>
+TILEVAULT_NN_INLINE const int16_t* dense_group(const Packed& layer, const Rows& rows, size_t x, size_t first, const int16_t* w) {
+  constexpr size_t kPixels = kRegisters / vectors < kMostPixels ? kRegisters / vectors : kMostPixels;
+  const int16_t* after = w;
+  for (; x + kPixels <= rows.width; x += kPixels) after = dense_block<vectors, kPixels>(layer, rows, x, first, w);
+  for (; x < rows.width; x += 2) after = dense_block<vectors, 2>(layer, rows, x, first, w);
+  return after;
+}
+
 inline void dense_from(const Packed& layer, const Rows& rows, size_t x) {
-  constexpr size_t kPixels = kRegisters / kGroup;
   const size_t all = padded(layer.out) / kLanes;
-  for (; x + kPixels <= rows.width; x += kPixels) {
-    const int16_t* w = layer.weights.data();
-    for (size_t v = 0; v < all; v += kGroup) w = dense_group<kPixels>(all - v < kGroup ? all - v : kGroup, layer, rows, x, v * kLanes, w);
-  }
-  for (; x < rows.width; x += 2) {
-    const int16_t* w = layer.weights.data();
-    for (size_t v = 0; v < all; v += kGroup) w = dense_group<2>(all - v < kGroup ? all - v : kGroup, layer, rows, x, v * kLanes, w);
+  const int16_t* w = layer.weights.data();
+  for (size_t v = 0; v < all; v += kGroup) {
+    const size_t vectors = all - v < kGroup ? all - v : kGroup;
+    if (vectors == kGroup) {
+      w = dense_group<kGroup>(layer, rows, x, v * kLanes, w);
+      continue;
+    }
+#if TILEVAULT_NN_LANES == 16
+    if (vectors == 3) w = dense_group<3>(layer, rows, x, v * kLanes, w);
+    if (vectors == 2) w = dense_group<2>(layer, rows, x, v * kLanes, w);
+    if (vectors == 1) w = dense_group<1>(layer, rows, x, v * kLanes, w);
+#endif
   }
 }
 
