@@ -278,7 +278,7 @@ class Encoding {
     const int32_t token = (q - c.centre) >> row.raw_bits;
     const unsigned t = static_cast<unsigned>(token + kMostToken);
     if (token >= -kMostToken && token <= kMostToken && row.start[t + 1] != row.start[t]) return cost[t] + row.raw_bits;
-    return cost[kEscape] + 5 + (length_of(zigzag32(token) + 1) - 1) + row.raw_bits;
+    return cost[kEscape] + 5 + static_cast<float>(length_of(zigzag32(token) + 1) - 1) + row.raw_bits;
   }
   void put(const Row& row, unsigned t) { out_->put(row.start[t], row.start[t + 1] - uint32_t{row.start[t]}); }
 
