@@ -11,9 +11,9 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
-from math import ceil, prod
+from math import ceil, floor, prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import zstandard
 from blake3 import blake3
 from numpy.typing import NDArray
 
+import learned_twin
 import lossless_twin
 
 __all__ = ["Damaged", "Image", "images", "open_image"]
@@ -153,6 +154,7 @@ class Image:
         digests = sorted({file["sha256"] for file in self.files})
         need(sha256(canonical(digests)) == commit["sources"], "other files than the commit record binds")
         self._words: dict[str, Array] = {}
+        self._models: dict[str, learned_twin.Model] = {}
 
     def object(self, key: str) -> bytes:
         """A whole object, checked against its entry."""
@@ -218,7 +220,7 @@ class Image:
             if lossless:
                 words = decode_tile(data, extent, dtype, level, depth)
             elif codec["name"] == "tilevault.learned":
-                words = decode_lossy(data, extent, dtype, codec["configuration"])
+                words = decode_lossy(data, extent, dtype, codec["configuration"], self.model)
             else:
                 need(codec["name"] == "tilevault.frame", "another codec")
                 words = decode_frame(data, extent, dtype, codec["configuration"])
@@ -229,6 +231,14 @@ class Image:
             ends = (a + n for a, n in zip(corner, words.shape[-2:], strict=True))
             out[(*place[:-2], *map(slice, corner, ends))] = words
         return out
+
+    def model(self, name: str) -> learned_twin.Model:
+        """10 The model that lossy tiles need, by its digest."""
+        if name not in self._models:
+            blob = (self.folder.parents[2] / "models" / name / "model.tvlm").read_bytes()
+            need(sha256(blob) == name, "the model is another")
+            self._models[name] = learned_twin.Model.read(blob)
+        return self._models[name]
 
     def layout(self, role: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """zarr.json, sharding configuration and tile codec of level 0."""
@@ -438,16 +448,26 @@ def decode_tile(data: bytes, extent: tuple[int, ...], dtype: np.dtype[Any], leve
 # --- 8 lossy tiles -----------------------------------------------------------------------------------------
 
 
-def decode_lossy(data: bytes, extent: tuple[int, ...], dtype: np.dtype[Any], told: dict[str, Any]) -> Array:
+def decode_lossy(
+    data: bytes,
+    extent: tuple[int, ...],
+    dtype: np.dtype[Any],
+    told: dict[str, Any],
+    model: Callable[[str], learned_twin.Model],
+) -> Array:
     """A tile of `tilevault.learned` that has exactly this valid extent."""
-    need(data[0] == 1 and data[1] & 127 in (0, 1), "another version or mode")
+    mode = data[1] & 127
+    need(data[0] == 1 and mode in (0, 1, 2), "another version or mode")
     at, plane, values = 2, None, None
     if data[1] & 128:
         count, at = varint(data, at)
         values = np.frombuffer(data[at : at + count * dtype.itemsize], dtype.newbyteorder("<"))
         size, at = varint(data, at + count * dtype.itemsize)
         plane, at = nested(data[at : at + size]), at + size
-    words = quantised(data[at:], dtype, told) if data[1] & 127 else nested(data[at:])
+    if mode == 2:
+        words = learned(data[at:], dtype, told, model(told["model"]))
+    else:
+        words = quantised(data[at:], dtype, told) if mode == 1 else nested(data[at:])
     need(words.shape == extent and words.dtype == dtype, "another extent or type")
     if plane is not None and values is not None:
         for place in np.ndindex(*extent):
@@ -455,6 +475,32 @@ def decode_lossy(data: bytes, extent: tuple[int, ...], dtype: np.dtype[Any], tol
             if k:
                 words[place] = values[k - 1]
     return words
+
+
+def learned(data: bytes, dtype: np.dtype[Any], told: dict[str, Any], model: learned_twin.Model) -> Array:
+    """9 The samples with restoration."""
+    rank, at, extents = *varint(data, 0), []
+    for _ in range(rank):
+        n, at = varint(data, at)
+        extents.append(n)
+    shape = prod(extents[:-2]), extents[-2], extents[-1]
+    low, high, nodata = told["low"], told["high"], told["nodata"]
+    nodata = float(nodata.replace("Infinity", "inf")) if isinstance(nodata, str) else nodata
+    if dtype.kind == "f":
+        offset, scale = (float(v) for v in np.frombuffer(data[at : at + 8], "<f4"))
+        _, found = learned_twin.decode(model, data[at + 8 :], shape, 0, 65535)
+        words = (offset + scale * found.astype(np.float64)).astype(dtype)
+        words = words if low is None else np.clip(words, dtype.type(low), dtype.type(high))
+        if nodata is not None and np.isfinite(nodata):
+            value = dtype.type(nodata)
+            words[words == value] = np.nextafter(value, dtype.type(0 if value else 1))
+        return words.reshape(extents)
+    low = np.iinfo(dtype).min if low is None else max(ceil(low), np.iinfo(dtype).min)
+    high = np.iinfo(dtype).max if high is None else min(floor(high), np.iinfo(dtype).max)
+    _, found = learned_twin.decode(model, data[at:], shape, max(low, -(2**24)), min(high, 2**24))
+    if nodata is not None and float(nodata).is_integer() and low <= nodata <= high:
+        found[found == int(nodata)] = int(nodata) + (1 if nodata < high else -1)
+    return found.astype(dtype).reshape(extents)
 
 
 def quantised(data: bytes, dtype: np.dtype[Any], told: dict[str, Any]) -> Array:
