@@ -283,7 +283,7 @@ def test_the_reader_imports_nothing_of_the_package() -> None:
         elif isinstance(node, ast.ImportFrom):
             imported.add(str(node.module).split(".")[0])
     foreign = imported - sys.stdlib_module_names
-    assert foreign == {"numpy", "zstandard", "blake3", "google_crc32c", "lossless_twin"}
+    assert foreign == {"numpy", "zstandard", "blake3", "google_crc32c", "learned_twin", "lossless_twin"}
 
 
 def test_the_collection_has_every_kind_of_image(read: dict[str, independent_reader.Image]) -> None:
