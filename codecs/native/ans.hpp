@@ -27,8 +27,6 @@ struct Frequencies {
   unsigned mantissa = 0;  // bits of a frequency below its top bit; the rest is zero
 };
 
-inline unsigned bit_length(uint32_t v) { return v == 0 ? 0 : 32 - static_cast<unsigned>(__builtin_clz(v)); }
-
 // At least one count is not zero.
 inline void normalise(const uint32_t* counts, Frequencies& f) {
   uint64_t total = 0, used = 0;

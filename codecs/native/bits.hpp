@@ -21,6 +21,8 @@ struct Bytes {
   size_t size;
 };
 
+inline unsigned bit_length(uint32_t v) { return v == 0 ? 0 : 32 - static_cast<unsigned>(__builtin_clz(v)); }
+
 inline uint64_t load_le64(const uint8_t* p) {
   uint64_t v;
   std::memcpy(&v, p, 8);

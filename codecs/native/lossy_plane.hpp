@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "lossy_stream.hpp"
+#include "tokens.hpp"
 #include "wavelet97.hpp"
 
 namespace tilevault::lossy {
@@ -28,8 +29,6 @@ constexpr unsigned kStrengths = 4;       // 0, 1/2, 1, 3/2
 constexpr size_t kPixel = nn::kBeside;   // elements of features and of parameters, six of which are used
 
 inline size_t halved(size_t n, unsigned times) { return ((n - 1) >> times) + 1; }
-
-inline unsigned bits_of(uint32_t v) { return v == 0 ? 0 : 32 - static_cast<unsigned>(__builtin_clz(v)); }
 
 // Bits more or fewer, with rounding.
 struct Shift {
@@ -190,8 +189,6 @@ struct Chances {
   int32_t centre;
 };
 
-inline uint32_t zigzag32(int32_t v) { return static_cast<uint32_t>(v) << 1 ^ static_cast<uint32_t>(v >> 31); }
-inline int32_t unzigzag32(uint32_t v) { return static_cast<int32_t>(v >> 1) ^ -static_cast<int32_t>(v & 1); }
 // To a coefficient that can be sent.
 inline int32_t rounded(double value) {
   return static_cast<int32_t>(std::clamp<double>(std::floor(value + 0.5), -kMostQuantised, kMostQuantised));
@@ -208,7 +205,7 @@ class Decoding {
     if (t == kEscape) {
       const unsigned n = in_->raw(5);
       if (n > 20) throw Corrupt("a coefficient is out of range");
-      token = unzigzag32((1u << n | in_->raw(n)) - 1);
+      token = unzigzag((1u << n | in_->raw(n)) - 1);
     }
     const unsigned bits = c.row->raw_bits;
     const int64_t q = c.centre + int64_t{token} * (1 << bits) + in_->raw(bits);
@@ -258,9 +255,9 @@ class Encoding {
     const unsigned t = static_cast<unsigned>(token + kMostToken);
     if (token < -kMostToken || token > kMostToken || c.row->start[t + 1] == c.row->start[t]) {
       put(*c.row, kEscape);
-      const uint32_t v = zigzag32(token) + 1;
-      out_->put_raw(bits_of(v) - 1, 5);
-      out_->put_raw(v, bits_of(v) - 1);
+      const uint32_t v = zigzag(token) + 1;
+      out_->put_raw(bit_length(v) - 1, 5);
+      out_->put_raw(v, bit_length(v) - 1);
     } else {
       put(*c.row, t);
     }
@@ -281,7 +278,7 @@ class Encoding {
     const int32_t token = (q - c.centre) >> row.raw_bits;
     const unsigned t = static_cast<unsigned>(token + kMostToken);
     if (token >= -kMostToken && token <= kMostToken && row.start[t + 1] != row.start[t]) return static_cast<double>(cost[t]) + row.raw_bits;
-    return static_cast<double>(cost[kEscape]) + 5 + (bits_of(zigzag32(token) + 1) - 1) + row.raw_bits;
+    return static_cast<double>(cost[kEscape]) + 5 + (bit_length(zigzag(token) + 1) - 1) + row.raw_bits;
   }
   void put(const Row& row, unsigned t) { out_->put(row.start[t], row.start[t + 1] - uint32_t{row.start[t]}); }
 

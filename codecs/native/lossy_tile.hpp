@@ -115,7 +115,7 @@ inline void decode_tile(const Model& model, Bytes in, TileShape shape, int32_t l
   std::vector<PlaneHeader> heads(shape.planes);
   for (size_t p = 0; p < shape.planes; ++p) {
     PlaneHeader& h = heads[p];
-    h.range.low = unzigzag32(frame::take_varint(in));
+    h.range.low = unzigzag(frame::take_varint(in));
     const uint32_t range = frame::take_varint(in);
     if (range >> kMostRange != 0 || std::abs(int64_t{h.range.low}) > kMostLow) throw Corrupt("the range of a plane is out of range");
     h.range.high = h.range.low + static_cast<int32_t>(range);
@@ -184,7 +184,7 @@ class TileEncoder {
         left.resize(n);
         for (size_t i = 0; i < n; ++i) left[i] = static_cast<int32_t>(from[i] - predicted(head.weight, base[i]));
         const Range range = range_of(left.data(), n);
-        if (bits_of(static_cast<uint32_t>(range.high - range.low)) <= kMostRange && std::abs(range.low) <= kMostLow) {
+        if (bit_length(static_cast<uint32_t>(range.high - range.low)) <= kMostRange && std::abs(range.low) <= kMostLow) {
           from = left.data();
         } else {  // some samples are far from their prediction
           head.reference = 0;
@@ -220,13 +220,13 @@ class TileEncoder {
     unsigned bits = 0;
     for (size_t p = 0; p < s.planes; ++p) {
       const Range range = range_of(samples + p * s.plane(), s.plane());
-      bits = std::max(bits, bits_of(static_cast<uint32_t>(range.high - range.low)));
+      bits = std::max(bits, bit_length(static_cast<uint32_t>(range.high - range.low)));
     }
     return static_cast<int>(bits);
   }
 
   static void write(const PlaneHeader& head, size_t plane, std::vector<uint8_t>& out) {
-    frame::put_varint(out, zigzag32(head.range.low));
+    frame::put_varint(out, zigzag(head.range.low));
     frame::put_varint(out, static_cast<uint32_t>(head.range.high - head.range.low));
     if (plane == 0) return;
     out.push_back(static_cast<uint8_t>(head.reference));

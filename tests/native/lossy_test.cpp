@@ -1,21 +1,11 @@
 // The learned codec without Python: what the encoder says that decoders will have they have, and damage is an
 // exception or samples in bounds, never anything else. Meant for the sanitizers.
-#include <cstdio>
-#include <cstdlib>
-
+#include "check.hpp"
 #include "lossy_samples.hpp"
 
 using tilevault::Bytes;
 using tilevault::Corrupt;
 using namespace tilevault::lossy;
-
-#define CHECK(condition)                                                            \
-  do {                                                                              \
-    if (!(condition)) {                                                             \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);          \
-      std::exit(1);                                                                 \
-    }                                                                               \
-  } while (false)
 
 namespace {
 

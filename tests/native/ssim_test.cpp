@@ -1,17 +1,7 @@
 // The sums of the structural similarity without Python: every extent from the window's on, planes of exactly
 // their size, so that the sanitizers see a read too far. Identical planes give 1 at each position.
-#include <cstdio>
-#include <cstdlib>
-
+#include "check.hpp"
 #include "ssim.hpp"
-
-#define CHECK(condition)                                                   \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                        \
-    }                                                                      \
-  } while (false)
 
 int main() {
   uint32_t state = 1;

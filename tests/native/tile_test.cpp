@@ -1,19 +1,9 @@
 // The native core without Python: what is encoded comes back, a prefix serves its resolution, and damage is
 // an exception or pixels, never anything else. Meant for the sanitizers.
-#include <cstdio>
-#include <cstdlib>
-
+#include "check.hpp"
 #include "samples.hpp"
 
 using namespace tilevault;
-
-#define CHECK(condition)                                                            \
-  do {                                                                              \
-    if (!(condition)) {                                                             \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);          \
-      std::exit(1);                                                                 \
-    }                                                                               \
-  } while (false)
 
 namespace {
 
