@@ -25,10 +25,12 @@
     │   ├── StoreUnavailable
     │   ├── StoreTimeout
     │   ├── ShortRead
-    │   └── OutcomeUnknown
+    │   ├── OutcomeUnknown
+    │   └── Busy                           a server with more requests than it works on
     ├── StoreFull                 exit 6
     ├── Conflict                  exit 7   other content is already committed under the id
     └── AccessDenied              exit 8
+        └── NotAuthenticated               nobody that is known
 
 The class says what to do about it; ``code`` is the stable name for programs.
 """
@@ -38,6 +40,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "AccessDenied",
+    "Busy",
     "Conflict",
     "DuplicateConflict",
     "ImageNotFound",
@@ -49,6 +52,7 @@ __all__ = [
     "LossyRefused",
     "ManifestCorrupt",
     "ModelMismatch",
+    "NotAuthenticated",
     "NotRecognized",
     "OutcomeUnknown",
     "ShortRead",
@@ -221,6 +225,10 @@ class OutcomeUnknown(StoreError):
     """A write may or may not have taken effect; running again settles it."""
 
 
+class Busy(StoreError):
+    """A server has more requests than it works on; the same one succeeds later."""
+
+
 class StoreFull(TilevaultError):
     """No space, no quota or no inodes left."""
 
@@ -240,3 +248,9 @@ class AccessDenied(TilevaultError):
 
     exit_code = 8
     http_status = 403
+
+
+class NotAuthenticated(AccessDenied):
+    """Nobody that is known asks: no token, or none that is valid."""
+
+    http_status = 401
