@@ -17,14 +17,17 @@ LAYERS = ("codecs", "archive", "workflows")
 """In order of dependency: each may import itself and what stands before it."""
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
+MAPS = ("workflows/serve/projection.py", "workflows/serve/scene.py")
 ALLOWED_IN = {
     "torch": ("codecs/learned*.py", "codecs/models/*.py"),
     "dask": ("workflows/*.py",),
     "distributed": ("workflows/*.py",),
     "pydicom": ("archive/formats/dicom*.py",),
-    "rasterio": ("archive/formats/geotiff*.py",),
+    "rasterio": ("archive/formats/geotiff*.py", *MAPS),
     "osgeo": (),
-    "pyproj": ("archive/formats/geotiff*.py", "archive/*metadata.py"),
+    "pyproj": ("archive/formats/geotiff*.py", "archive/*metadata.py", *MAPS),
+    "rio_tiler": (*MAPS, "workflows/serve/maps.py"),
+    "morecantile": (*MAPS, "workflows/serve/maps.py"),
     "imagecodecs": ("codecs/frame.py",),
     # What runs code that it reads has no place where archives from strangers are opened.
     "pickle": (),
@@ -339,8 +342,8 @@ def test_every_third_party_import_is_declared() -> None:
     ]
     declared = {re.split(r"[\[<>=!~ ]", requirement)[0].lower().replace("-", "_") for requirement in wanted}
     known = declared | set(sys.stdlib_module_names) | {"tilevault"}
-    # rasterio brings affine along and hands out its values; numcodecs is zarr's.
-    known |= {"affine", "numcodecs"}
+    # rasterio brings affine along and hands out its values; numcodecs is zarr's, attr rio-tiler's.
+    known |= {"affine", "attr", "numcodecs"}
     for path in MODULES:
         for module, line in imports(tree_of(path)):
             top = module.split(".")[0]
