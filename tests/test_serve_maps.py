@@ -23,11 +23,7 @@ from tilevault.workflows.serve.settings import Settings
 
 testclient = pytest.importorskip("starlette.testclient")
 
-# rasterio and rio-tiler write `affine * affine`, which affine 3.1 will some day want to be `@`.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::rio_tiler.errors.NoOverviewWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::rio_tiler.errors.NoOverviewWarning")
 
 SIDE = 700
 

@@ -20,10 +20,7 @@ from tilevault.workflows import add
 
 uvicorn = pytest.importorskip("uvicorn", reason="the server is not installed: pip install tilevault[serve]")
 
-pytestmark = [
-    pytest.mark.peers,
-    pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),
-]
+pytestmark = pytest.mark.peers
 
 SIDE, EXTENT = 600, 20037508.342789244
 """Pixels of the scene; half the side of the Web Mercator square in metres."""
