@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import tilevault
-from tilevault.workflows.serve import images
+from tilevault.workflows.serve import deepzoom, images
 from tilevault.workflows.serve.problems import answer_problem
 from tilevault.workflows.serve.services import Services
 from tilevault.workflows.serve.settings import Settings
@@ -19,7 +19,8 @@ __all__ = ["MODULES", "create_app", "health"]
 
 MODULES = (
     images,
-)  # fmt: skip
+    deepzoom,
+)
 """Each has ``routes(services)``; every route but `health` is made by `guarded`."""
 
 
