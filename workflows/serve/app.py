@@ -10,18 +10,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import tilevault
-from tilevault.workflows.serve import images, maps, quality
+from tilevault.workflows.serve import deepzoom, images, maps, quality
 from tilevault.workflows.serve.problems import answer_problem
 from tilevault.workflows.serve.services import Services
 from tilevault.workflows.serve.settings import Settings
 
 __all__ = ["MODULES", "create_app", "health"]
 
-MODULES = (
-    images,
-    maps,
-    quality,
-)  # fmt: skip
+MODULES = (images, deepzoom, maps, quality)
 """Each has ``routes(services)``; every route but `health` is made by `guarded`."""
 
 

@@ -1,15 +1,15 @@
-"""What the handlers of one server share: the archive, opened images, threads to work in, the access log."""
+"""What the handlers of one server share: the archive, opened images, threads to work in, what is kept."""
 
 import asyncio
-import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import prod
 from pathlib import Path
 from threading import Lock
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,36 +18,48 @@ from tilevault.archive.store import Archive, Image
 from tilevault.codecs.errors import Busy, ImageNotFound, TilevaultError
 from tilevault.workflows.serve.access import NO_IMAGE, Principal, Subject
 from tilevault.workflows.serve.access_log import AccessLog
+from tilevault.workflows.serve.caching import Kept
+from tilevault.workflows.serve.catalogue import ID, Catalogue
 from tilevault.workflows.serve.problems import problem_of
 from tilevault.workflows.serve.settings import Settings
-from tilevault.workflows.serve.tokens import TokenFile, credentials
+from tilevault.workflows.serve.tokens import Tokens, credentials
 
 __all__ = ["Services"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-ID = re.compile("[0-9a-f]{32}")
-OPEN_IMAGES = 64
-FRESH_SECONDS = 0.5
-"""For so long an opened image is not looked at again for a newer commit."""
+FRESH_SECONDS = 1.0
+"""For so long nobody looks for a newer commit of an opened image, or for new images."""
+OPEN_BYTES = 128 << 20
+"""Tables of opened images, about."""
+TILE_ENTRY = 200
+"""Bytes of the tables of one tile, about."""
+OPEN_ENTRY = 64 << 10
+"""Bytes of an opened image beside its tables, about."""
 
 
 class Services:
-    """Shared by all handlers; safe to use from any thread."""
+    """Shared by all handlers. `image` and `open` may be called from any thread, the others from the loop."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.archive = Archive.open(Path(settings.archive))
-        self.tokens = TokenFile.read(settings.tokens)
+        self.catalogue = Catalogue(self.archive, FRESH_SECONDS)
+        self.tokens = Tokens(settings.tokens)
         self.access_log = AccessLog(settings.access_log)
+        self.kept = Kept(settings.cache_bytes // 2)
+        """Encoded pictures, and what is known of images as wholes, by commit."""
+        self.exports = asyncio.Semaphore(1)
+        """For what writes whole files before it answers."""
         self._pool = ThreadPoolExecutor(settings.limits.threads, "tilevault-serve")
         self._pending = 0
+        self._flights: dict[Hashable, asyncio.Task[Any]] = {}
         self._images: OrderedDict[str, tuple[Image, float]] = OrderedDict()
         self._lock = Lock()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """``function(*args)`` in a thread. Raises `Busy` where too many wait already."""
+        """``function(*args)`` in a thread, first come, first served. Raises `Busy` where too many wait."""
         limits = self.settings.limits
         if self._pending >= limits.threads + limits.waiting:
             raise Busy("too many requests at once")
@@ -58,37 +70,58 @@ class Services:
         finally:
             self._pending -= 1
 
+    async def run_once(self, key: Hashable, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`run`, but those who ask for the same ``key`` meanwhile get the same answer."""
+        task = self._flights.get(key)
+        if task is None:
+            task = asyncio.create_task(self.run(function, *args, **kwargs))
+            self._flights[key] = task
+            task.add_done_callback(lambda _: self._flights.pop(key, None))
+        # A client that goes away must not take the answer from the others.
+        found: T = await asyncio.shield(task)
+        return found
+
     def image(self, image: str) -> Image:
-        """The newest commit of an image, kept open. Blocks. Raises `ImageNotFound`."""
-        if not ID.fullmatch(image):
-            raise ImageNotFound(NO_IMAGE)
+        """The newest commit of an image (by its whole id), kept open. Blocks. Raises `ImageNotFound`."""
         with self._lock:
             known = self._images.get(image)
             if known is not None and time.monotonic() - known[1] < FRESH_SECONDS:
                 self._images.move_to_end(image)
                 return known[0]
-        commit = self.archive.newest_commit(image)
-        if commit is None or commit.generation is None:
+        entry = self.catalogue.find(image)
+        if entry is None:
             with self._lock:
                 self._images.pop(image, None)
             raise ImageNotFound(NO_IMAGE)
-        same = known is not None and known[0].commit.sha256 == commit.sha256
-        opened = known[0] if same and known is not None else Image(self.archive, commit)
+        same = known is not None and known[0].commit.sha256 == entry.commit.sha256
+        opened = known[0] if same and known is not None else self._opened(entry.commit)
         with self._lock:
             self._images[image] = opened, time.monotonic()
             self._images.move_to_end(image)
-            while len(self._images) > OPEN_IMAGES:
-                self._images.popitem(last=False)
+            self._let_go()
         return opened
+
+    def open(self, image: str) -> Image:
+        """The newest commit of an image, for one user alone, who reads its source files. Blocks."""
+        return self._opened(self.image(image).commit)
+
+    def _opened(self, commit: Any) -> Image:
+        opened = Image(self.archive, commit)
+        # Requests are what runs side by side here.
+        opened.threads = False
+        return opened
+
+    def _let_go(self) -> None:
+        weights = {image: _weight(opened) for image, (opened, _) in self._images.items()}
+        total = sum(weights.values())
+        while total > OPEN_BYTES and len(self._images) > 1:
+            image, _ = self._images.popitem(last=False)
+            total -= weights[image]
 
     async def study_of(self, image: str) -> str | None:
         """StudyInstanceUID of an image; None where it has none, or does not exist."""
-        try:
-            found = await self.run(self.image, image)
-        except ImageNotFound:
-            return None
-        study = found.summary.get("StudyInstanceUID")
-        return study if isinstance(study, str) else None
+        entry = await self.run(self.catalogue.find, image)
+        return None if entry is None else entry.study
 
     def authenticate(self, request: Request) -> Principal:
         """Who asks. Raises `NotAuthenticated`."""
@@ -97,13 +130,17 @@ class Services:
     def logged(
         self, request: Request, principal: Principal | None, action: str, about: Subject, response: Response
     ) -> Response:
-        """``response``, once the access log has taken note of it; otherwise the problem that it has not."""
+        """``response``, once the access log has taken note of it; otherwise the problem that it has not.
+
+        Nothing is read that is not on record: where the log cannot be written, the answer is 507 or 503.
+        """
         length = response.headers.get("content-length")
+        known = about.image is not None and ID.fullmatch(about.image) is not None
         try:
             self.access_log.write(
                 principal=None if principal is None else principal.name,
                 action=action,
-                image=about.image,
+                image=about.image if known else None,
                 study=about.study,
                 method=request.method,
                 route=getattr(request.scope["endpoint"], "path", None),
@@ -119,3 +156,9 @@ class Services:
         """Wait for what runs, then let go of everything."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.access_log.close()
+
+
+def _weight(image: Image) -> int:
+    """Bytes that an opened image holds, about."""
+    grid = vars(image).get("description") and image.info is not None and image.grid
+    return OPEN_ENTRY + (TILE_ENTRY * prod(grid.tiles) if grid else 0)
