@@ -32,15 +32,9 @@ from tilevault.archive.models import keep_model
 from tilevault.archive.plain import PlainArray, array_document, compress, group_document
 from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables, TileQuality
 from tilevault.archive.reading import read_levels
-from tilevault.archive.tiles import (
-    EncodedTile,
-    TiledArray,
-    TileReader,
-    TileTables,
-    assemble_shard,
-    encode_tiles,
-    keep_stream,
-)
+from tilevault.archive.tables import TileTables
+from tilevault.archive.tile_reader import TileReader
+from tilevault.archive.tiles import EncodedTile, TiledArray, assemble_shard, encode_tiles, keep_stream
 from tilevault.codecs import LearnedCodec
 from tilevault.codecs.errors import (
     Conflict,
@@ -268,7 +262,13 @@ class Generation:
         for role, array in self.description.arrays.items():
             parts = [self._read_plain(plain, digests) for plain in table_arrays(array, role)]
             made[role] = TileReader(
-                self.blobs, self.prefix, array, TileTables(*parts), sizes, self.description.image, hold=True
+                self.blobs,
+                self.prefix,
+                array,
+                TileTables(*parts),
+                sizes.get,
+                self.description.image,
+                hold=True,
             )
         return made
 

@@ -22,6 +22,7 @@ __all__ = [
     "CommitRecord",
     "Manifest",
     "ManifestObject",
+    "StoredManifest",
     "generation_id",
     "image_id",
     "source_set",
@@ -32,6 +33,10 @@ FORMAT_VERSION = 1
 ENCODER_VERSION = 1
 """Changes when the same input would be stored as other bytes; part of a generation's name."""
 ID_DIGITS = 32
+SHORTEST_ENTRY = 100
+"""Bytes of a manifest's entry at least."""
+FEW = 64
+"""Entries that are looked for one by one before the whole manifest is read into values."""
 MAX_MANIFEST = 64 << 20
 """Bytes of a manifest at most: some 300,000 objects, where 2**36 samples take some 20,000."""
 MAX_COMMIT = 16 << 20
@@ -111,9 +116,8 @@ class Manifest:
     @classmethod
     def from_bytes(cls, data: bytes, commit: "CommitRecord") -> "Manifest":
         """Read the manifest that ``commit`` names. Raises `ManifestCorrupt` unless all agrees."""
+        _check_manifest(data, commit)
         what = f"manifest of {commit.image}"
-        if sha256_hex(data) != commit.manifest:
-            raise ManifestCorrupt(f"{what}: does not match the commit record", image=commit.image)
         document = parse(data, what)
         try:
             named = document["image"], document["generation"], document["format"]
@@ -124,6 +128,64 @@ class Manifest:
         if named != (commit.image, commit.generation, FORMAT_VERSION) or len(made.by_key) != len(objects):
             raise ManifestCorrupt(f"{what}: is of another image or lists a key twice", image=commit.image)
         return made
+
+
+class StoredManifest:
+    """The bytes of a manifest, in which single entries are found without making values of all of them.
+
+    A read needs about ten of the thousands of entries that a large image has.
+    """
+
+    def __init__(self, data: bytes, commit: "CommitRecord") -> None:
+        """Raises `ManifestCorrupt` unless ``data`` is the manifest that ``commit`` names."""
+        _check_manifest(data, commit)
+        self._data, self._commit = data, commit
+        self._found: dict[str, ManifestObject | None] = {}
+
+    @property
+    def most(self) -> int:
+        """No more objects than this are listed."""
+        return len(self._data) // SHORTEST_ENTRY
+
+    @cached_property
+    def whole(self) -> Manifest:
+        """All of it. Raises `ManifestCorrupt`."""
+        return Manifest.from_bytes(self._data, self._commit)
+
+    def entry(self, key: str) -> ManifestObject | None:
+        """The entry of an object; None where there is none. Raises `ManifestCorrupt`."""
+        if key in self._found:
+            return self._found[key]
+        if "whole" in self.__dict__ or len(self._found) >= FEW or not self._is_canonical:
+            return self.whole.by_key.get(key)
+        found = self._found[key] = self._find(key)
+        return found
+
+    @property
+    def _is_canonical(self) -> bool:
+        """Whether it begins as a canonical one of this image does; `whole` says what else is wrong."""
+        named = {"generation": self._commit.generation, "image": self._commit.image}
+        head = canonical({"format": FORMAT_VERSION, **named})
+        return self._data.startswith(head[:-1] + b',"objects":[')
+
+    def _find(self, key: str) -> ManifestObject | None:
+        # Keys and digests have no quotation marks and no braces. Where somebody wrote other texts to deceive,
+        # an entry that is found is his as well, and is checked like any other.
+        member = b'"key":"' + check_key(key).encode() + b'"'
+        at = self._data.find(member)
+        if at < 0:
+            return None
+        start, stop = self._data.rfind(b"{", 0, at), self._data.find(b"}", at) + 1
+        entry = ManifestObject.from_json(parse(self._data[start:stop], f"manifest of {self._commit.image}"))
+        if entry.key != key or self._data.find(member, stop) >= 0:
+            raise ManifestCorrupt(f"manifest of {self._commit.image}: lists {key} twice")
+        return entry
+
+
+def _check_manifest(data: bytes, commit: "CommitRecord") -> None:
+    if sha256_hex(data) != commit.manifest:
+        what = f"manifest of {commit.image}: does not match the commit record"
+        raise ManifestCorrupt(what, image=commit.image)
 
 
 @dataclass(frozen=True)

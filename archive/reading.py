@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tilevault.archive.description import Description
 from tilevault.archive.image import ImageInfo, Window, Words, values
 from tilevault.archive.levels import reduce_mask, reduce_means, reduce_nearest, valid_samples
-from tilevault.archive.tiles import TileReader, magnified
+from tilevault.archive.tile_reader import TileReader, magnified
 from tilevault.codecs.errors import InvalidRequest
 
 __all__ = ["read_level", "read_levels", "reduce_window"]

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilevault.archive.blobs import STAGING, LocalBlobs
+from tilevault.archive.cache import TileCache
 from tilevault.archive.check import CheckResult, check_image
 from tilevault.archive.description import Description
 from tilevault.archive.documents import MAX_DOCUMENT, parse, seal, sha256_hex, unseal
@@ -32,6 +33,8 @@ from tilevault.archive.manifest import (
     MAX_MANIFEST,
     CommitRecord,
     Manifest,
+    ManifestObject,
+    StoredManifest,
     image_id,
 )
 from tilevault.archive.models import find_models_in
@@ -39,7 +42,9 @@ from tilevault.archive.plain import PlainArray
 from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables
 from tilevault.archive.reading import read_level
 from tilevault.archive.source import Source
-from tilevault.archive.tiles import TileReader, TileTables
+from tilevault.archive.tables import StoredTables
+from tilevault.archive.tile_reader import TileReader
+from tilevault.archive.tiles import TiledArray
 from tilevault.codecs import LearnedCodec
 from tilevault.codecs.base import TileCodec
 from tilevault.codecs.errors import (
@@ -64,11 +69,15 @@ _FORMAT = {"format": "tilevault", "version": FORMAT_VERSION, "digests": ["sha256
 
 
 class Archive(Mapping[str, "Image"]):
-    """A folder of archived images. Opening reads one small file; images are looked up when asked for."""
+    """A folder of archived images. Opening reads one small file; images are looked up when asked for.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    ``cache``: where its images keep decoded tiles (default: nowhere, see `archive.cache`).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, cache: TileCache | None = None) -> None:
         self.path = Path(path)
         self.blobs = LocalBlobs(self.path)
+        self.cache = cache
         try:
             if not self.blobs.has_root():
                 raise ImageNotFound(f"{self.path}: there is no archive here")
@@ -86,9 +95,12 @@ class Archive(Mapping[str, "Image"]):
         find_models_in(self.blobs)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "Archive":
-        """The archive at ``path``. Raises `ImageNotFound` if there is none, `ManifestCorrupt` if damaged."""
-        return cls(path)
+    def open(cls, path: str | os.PathLike[str], *, cache: TileCache | None = None) -> "Archive":
+        """The archive at ``path``; its images keep decoded tiles in ``cache``.
+
+        Raises `ImageNotFound` if there is none, `ManifestCorrupt` if damaged.
+        """
+        return cls(path, cache=cache)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> "Archive":
@@ -137,8 +149,9 @@ class Archive(Mapping[str, "Image"]):
 
         Raises `ImageNotFound`.
         """
-        found = self._find(name)
-        commit = self.newest_commit(found)
+        # A whole id is looked up once; `_find` tells what is wrong with any other name.
+        commit = self.newest_commit(name) if _ID.fullmatch(str(name)) else None
+        commit = commit or self.newest_commit(self._find(name))
         if commit is None or commit.generation is None:
             raise ImageNotFound(f"no image {name!r} in {self.path}")
         return Image(self, commit)
@@ -280,6 +293,7 @@ class Image:
         self.id = commit.image
         self.generation = str(commit.generation)
         self.threads = True
+        self.cache = archive.cache
 
     @classmethod
     def staged(cls, blobs: LocalBlobs, manifest: Manifest) -> "Image":
@@ -289,6 +303,7 @@ class Image:
         image.commit = CommitRecord(manifest.image, 0, manifest.generation, None, None, None)
         image.id, image.generation = manifest.image, manifest.generation
         image.threads = False
+        image.cache = None
         image.__dict__["manifest"] = manifest
         return image
 
@@ -315,11 +330,21 @@ class Image:
     @cached_property
     def manifest(self) -> Manifest:
         """Every object of the generation. Raises `ManifestCorrupt`."""
+        return self._stored_manifest.whole
+
+    @cached_property
+    def _stored_manifest(self) -> StoredManifest:
         try:
             data = self.blobs.read(f"{self.prefix}/manifest.json", limit=MAX_MANIFEST)
         except TileMissing as error:
             raise ManifestCorrupt(f"image {self.id}: its manifest is missing", image=self.id) from error
-        return Manifest.from_bytes(data, self.commit)
+        return StoredManifest(data, self.commit)
+
+    def entry(self, key: str) -> ManifestObject | None:
+        """What the manifest says of an object of the generation; None where it lists no such key."""
+        if "manifest" in self.__dict__:
+            return self.manifest.by_key.get(key)
+        return self._stored_manifest.entry(key)
 
     @cached_property
     def description(self) -> Description:
@@ -486,7 +511,7 @@ class Image:
 
         One of more than ``limit`` bytes is not what it should be: `IntegrityError`.
         """
-        entry = self.manifest.by_key.get(key)
+        entry = self.entry(key)
         if entry is None:
             raise TileMissing(f"image {self.id}: the manifest lists no {key}", image=self.id, object=key)
         data = self.blobs.read(f"{self.prefix}/{key}", limit=limit)
@@ -494,36 +519,63 @@ class Image:
             raise TileCorrupt(f"image {self.id}: {key} does not match its digest", image=self.id, object=key)
         return data
 
-    def plain(self, array: PlainArray, window: Window | None = None) -> Words:
-        """Checked read of a plain array. Raises `LimitExceeded` for more than fits into memory."""
+    def plain(self, array: PlainArray, window: Window | None = None, cached: bool = False) -> Words:
+        """Checked read of a plain array, its chunks kept in the cache if ``cached``.
+
+        Raises `LimitExceeded` for more than fits into memory.
+        """
         window = window or Window((0,) * len(array.shape), array.shape)
-        if array.chunk_count(window) > len(self.manifest.objects):
+        if array.chunk_count(window) > self._most_objects:
             raise ManifestCorrupt(f"image {self.id}: the manifest lists too few chunks of {array.path}")
         with _within_memory(window):
             out = np.empty(window.shape, array.dtype)
         for index in array.chunk_indices(window):
             own = array.window(index)
             common = own.intersect(window)
-            chunk = array.decode_chunk(index, self.object(array.chunk_key(index), array.longest_chunk))
+            chunk = self._chunk(array, index, cached)
             out[common.shift(window.start).slices] = chunk[common.shift(own.start).slices]
         return out
 
     @cached_property
     def readers(self) -> dict[str, TileReader]:
         """Checked tile readers by role."""
-        sizes = {entry.key: entry.size for entry in self.manifest.objects}
-        made = {}
-        for role, array in self.description.arrays.items():
-            tables = TileTables(*(self.plain(table) for table in table_arrays(array, role)))
-            made[role] = TileReader(self.blobs, self.prefix, array, tables, sizes, self.id)
-        return made
+        return {role: self._reader(role, array) for role, array in self.description.arrays.items()}
+
+    def _reader(self, role: str, array: TiledArray) -> TileReader:
+        tables = StoredTables(table_arrays(array, role), self._chunk)
+        identity = str(self.commit.manifest)
+        return TileReader(
+            self.blobs,
+            self.prefix,
+            array,
+            tables,
+            self._size_of,
+            self.id,
+            cache=self.cache,
+            identity=identity,
+        )
+
+    def _size_of(self, key: str) -> int | None:
+        entry = self.entry(key)
+        return None if entry is None else entry.size
+
+    @property
+    def _most_objects(self) -> int:
+        return len(self.manifest.objects) if "manifest" in self.__dict__ else self._stored_manifest.most
+
+    def _chunk(self, array: PlainArray, index: tuple[int, ...], cached: bool = False) -> Words:
+        """One checked chunk of a plain array: what of it lies in the array."""
+        if cached and self.cache is not None:
+            key = (self.commit.manifest, array.path, index)
+            return self.cache.get(key, lambda: self._chunk(array, index))
+        return array.decode_chunk(index, self.object(array.chunk_key(index), array.longest_chunk))
 
     def _read(self, window: Window, level: int) -> Words:
         return self._stored_or_made("data", window, level)
 
     def _stored_or_made(self, role: str, window: Window, level: int, restore: bool = True) -> Words:
         if level and level in self.stored_levels and restore:
-            return self.plain(self.description.coarse(level, role), window)
+            return self.plain(self.description.coarse(level, role), window, cached=True)
         with _within_memory(window):
             return read_level(self.description, self.readers, role, window, level, self.threads, restore)
 

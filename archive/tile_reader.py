@@ -1,0 +1,223 @@
+"""Checked reads of one tiled array of a generation: from a window to the bytes that it needs, and no others.
+
+A read plans its byte ranges from the tables, checks each segment that it uses, and only then decodes. Level 0
+never goes through zarr's own pipeline, which answers a missing chunk with the fill value.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilevault.archive.blobs import Blob, LocalBlobs
+from tilevault.archive.cache import TileCache
+from tilevault.archive.image import Window, Words
+from tilevault.archive.limits import MAX_STREAM
+from tilevault.archive.shard import CRC_BYTES, index_bytes, parse_index
+from tilevault.archive.tables import DIGEST_BYTES, Tables
+from tilevault.archive.tiles import TiledArray, pixel_digest, tile_digest
+from tilevault.codecs import FrameCodec, LearnedCodec
+from tilevault.codecs.errors import IntegrityError, InvalidRequest, ShortRead, TileCorrupt, TileMissing
+from tilevault.codecs.lossless import FRAME_HEAD
+
+__all__ = ["TileReader", "magnified"]
+
+LOSSY_HEAD = 2
+"""Bytes by which the lossy codec's frame is longer than the lossless one, at most."""
+HELD_SHARDS = 16
+"""Shards that a reader keeps open where it may."""
+
+
+@dataclass
+class TileReader:
+    """Checked reads of one array of one generation."""
+
+    blobs: LocalBlobs
+    prefix: str
+    """Key of the generation."""
+    array: TiledArray
+    tables: Tables
+    size_of: Callable[[str], int | None]
+    """Size of a shard object by its key relative to the generation (from the manifest); None: no such key."""
+    image: str
+    """Image id, for messages."""
+    hold: bool = False
+    """Keep the last shards open, for one task that reads many neighbours and is done."""
+    cache: TileCache | None = None
+    """Where decoded tiles are kept."""
+    identity: str = ""
+    """Digest of the manifest: what tiles in the cache are known by."""
+    _indices: dict[tuple[int, ...], NDArray[np.uint64]] = field(default_factory=dict)
+    _held: dict[str, Blob] = field(default_factory=dict)
+
+    def read(self, window: Window, reduce: int = 0, threads: bool = True, restore: bool = True) -> Words:
+        """The words of ``window`` in the coordinates of level ``reduce``, from the tiles it touches only.
+
+        ``restore=False``: of lossy tiles, without what a network adds after decoding.
+        """
+        finest = magnified(window, reduce, self.array.grid.shape) if reduce else window
+        indices = list(self.array.grid.tile_indices(finest)) if prod(window.shape) else []
+        if len(indices) == 1 and self.array.level_window(indices[0], reduce) == window:
+            words = self.tile(indices[0], reduce, restore)
+            return words if words.flags.writeable else words.copy()
+        out = np.zeros(window.shape, self.array.dtype)
+
+        def place(index: tuple[int, ...]) -> None:
+            tile = self.array.level_window(index, reduce)
+            common = tile.intersect(window)
+            if prod(common.shape):
+                words = self.tile(index, reduce, restore)
+                out[common.shift(window.start).slices] = words[common.shift(tile.start).slices]
+
+        if threads and len(indices) > 1:
+            list(_pool().map(place, indices))
+        else:
+            for index in indices:
+                place(index)
+        return out
+
+    def tile(self, index: tuple[int, ...], reduce: int = 0, restore: bool = True) -> Words:
+        """One tile's valid words at a resolution, read-only where they are in the cache.
+
+        Raises `TileCorrupt` or `TileMissing`.
+        """
+        if self.cache is None:
+            return self._decoded(index, reduce, restore)
+        key = (self.identity, self.array.path, index, reduce, restore)
+        return self.cache.get(key, lambda: self._decoded(index, reduce, restore))
+
+    def _decoded(self, index: tuple[int, ...], reduce: int = 0, restore: bool = True) -> Words:
+        return self.tile_levels(index, (reduce,), restore)[reduce]
+
+    def tile_levels(
+        self, index: tuple[int, ...], levels: Sequence[int], restore: bool = True
+    ) -> dict[int, Words]:
+        """One tile's valid words at several resolutions (ascending), read once."""
+        codec = self.array.codec
+        if not all(0 <= level < codec.resolutions for level in levels):
+            raise InvalidRequest(f"a tile of {self.image} has no resolution {max(levels)}")
+        data = self.tile_bytes(index, codec.resolutions - levels[0])
+        shape = self.array.grid.tile_window(index).shape
+        ends = self.tables.ends_of(index)
+        made = {}
+        try:
+            if isinstance(codec, LearnedCodec):
+                return {0: codec.decode_tile(data, shape, self.array.dtype, restore=restore)}
+            for level in levels:
+                end = ends[codec.resolutions - level - 1]
+                made[level] = codec.decode_tile(memoryview(data)[:end], shape, self.array.dtype, level)
+        except TileCorrupt as error:
+            raise self._corrupt(index, str(error)) from error
+        return made
+
+    def tile_bytes(self, index: tuple[int, ...], segments: int) -> bytes:
+        """The first ``segments`` segments of a tile, each checked against its digest."""
+        ends, digests = self.tables.ends_of(index), self.tables.digests_of(index)
+        offset, length = self._locate(index)
+        if sorted(ends) != ends or not ends[-1] + CRC_BYTES == length <= self._longest:
+            raise self._corrupt(index, "its length is not the recorded one, or not that of a tile")
+        data = self._read(index, offset, offset + ends[segments - 1])
+        view, start, at = memoryview(data), 0, 0
+        for end in ends[:segments]:
+            if tile_digest(view[start:end]) != digests[at : at + DIGEST_BYTES]:
+                raise self._corrupt(index, "a segment does not match its digest")
+            start, at = end, at + DIGEST_BYTES
+        return data
+
+    @cached_property
+    def _longest(self) -> int:
+        """Bytes of a tile at most: a codec of ours stores raw what it cannot make smaller."""
+        if isinstance(self.array.codec, FrameCodec):
+            return MAX_STREAM + CRC_BYTES
+        lossy = LOSSY_HEAD if isinstance(self.array.codec, LearnedCodec) else 0
+        raw = prod(self.array.grid.tile) * self.array.dtype.itemsize
+        return raw + FRAME_HEAD + lossy + CRC_BYTES
+
+    def check_pixels(self, index: tuple[int, ...]) -> None:
+        """Decode a whole tile and compare it with the digest of the words that it decoded to at first."""
+        if pixel_digest(self._decoded(index)) != self.tables.pixels_of(index):
+            raise self._corrupt(index, "it decodes to other words than those that were archived")
+
+    def damaged(self, within: Window | None = None) -> Iterator[IntegrityError]:
+        """Every damaged tile of ``within`` as the error that reading it raises."""
+        for index in self.array.grid.tile_indices(within):
+            try:
+                self.tile_bytes(index, self.array.codec.resolutions)
+            except IntegrityError as error:
+                yield error
+
+    def _locate(self, index: tuple[int, ...]) -> tuple[int, int]:
+        shard, place = self.array.grid.shard_of(index)
+        if shard not in self._indices:
+            self._indices[shard] = self._read_index(shard, index)
+        offset, length = self._indices[shard][place].tolist()
+        if offset == 2**64 - 1:
+            raise TileMissing(f"{self._name(index)}: its shard has no entry for it", **self._where(index))
+        return offset, length
+
+    def _read_index(self, shard: tuple[int, ...], index: tuple[int, ...]) -> NDArray[np.uint64]:
+        key, per = self.array.shard_key(shard), self.array.grid.tiles_per_shard
+        size = self.size_of(key)
+        if size is None:
+            raise TileMissing(f"{self._name(index)}: the manifest lists no shard {key}", **self._where(index))
+        if size < index_bytes(per):
+            raise self._corrupt(index, "its shard is shorter than its index")
+        tail = self._read(index, size - index_bytes(per), size)
+        try:
+            return parse_index(tail, size, per, key)
+        except TileCorrupt as error:
+            raise self._corrupt(index, str(error)) from error
+
+    def _read(self, index: tuple[int, ...], start: int, stop: int) -> bytes:
+        shard, _ = self.array.grid.shard_of(index)
+        key = f"{self.prefix}/{self.array.shard_key(shard)}"
+        try:
+            return self._held_open(key).read(start, stop) if self.hold else self.blobs.read(key, start, stop)
+        except TileMissing as error:
+            raise TileMissing(f"{self._name(index)}: {key} is missing", **self._where(index)) from error
+        except ShortRead as error:
+            raise self._corrupt(index, f"its shard is truncated: {error}") from error
+
+    def _held_open(self, key: str) -> Blob:
+        blob = self._held.get(key)
+        if blob is None:
+            blob = self._held[key] = self.blobs.open(key)
+            if len(self._held) > HELD_SHARDS:
+                self._held.pop(next(iter(self._held)), None)
+        return blob
+
+    def _name(self, index: tuple[int, ...]) -> str:
+        return f"image {self.image}, array {self.array.path}, tile {tuple(index)}"
+
+    def _where(self, index: tuple[int, ...]) -> dict[str, Any]:
+        shard, _ = self.array.grid.shard_of(index)
+        return {
+            "image": self.image,
+            "level": 0,
+            "array": self.array.path,
+            "index": list(index),
+            "object": self.array.shard_key(shard),
+        }
+
+    def _corrupt(self, index: tuple[int, ...], why: str) -> TileCorrupt:
+        return TileCorrupt(f"{self._name(index)}: {why}", **self._where(index))
+
+
+def magnified(window: Window, level: int, shape: tuple[int, ...]) -> Window:
+    """The samples of a level 0 of ``shape`` that ``window`` of ``level`` stands for."""
+    stop = (min(b << level, n) for b, n in zip(window.stop[-2:], shape[-2:], strict=True))
+    return Window(
+        (*window.start[:-2], *(a << level for a in window.start[-2:])),
+        (*window.stop[:-2], *stop),
+    )
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tilevault-read")
