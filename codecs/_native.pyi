@@ -34,6 +34,10 @@ class Network:
 class Model:
     def __init__(self, blob: bytes, path: str = "") -> None: ...
 
+class LossyEstimate:
+    def __init__(self, model: Model, samples: NDArray[int32]) -> None: ...
+    def squares(self, step: int, slope: float) -> float: ...
+
 def encode_lossy(
     model: Model,
     samples: NDArray[int32],

@@ -10,6 +10,7 @@ The frame is specified in ``docs/format.md``, section 8. Modes: `lossy_modes.MOD
 """
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from tilevault.codecs.lossless import (
     put_varint,
     take_varint,
 )
-from tilevault.codecs.lossy_modes import EXACT, MODES, NESTED, Content, nested_samples
+from tilevault.codecs.lossy_modes import EXACT, MODES, NESTED, ORDER, Content, nested_samples
 
 __all__ = ["TARGETS", "Coded", "FrameFacts", "LearnedCodec", "codes_lossy"]
 
@@ -158,13 +159,14 @@ class LearnedCodec(TileCodec):
     def code_tile(self, tile: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> Coded:
         """`encode_tile`, with what the frame decodes to."""
         content, exceptions = self.content(tile, valid)
-        frames = []
-        for number, mode in MODES.items():
-            payload = mode.encode(self, content)
-            if payload is None:
-                continue
+        frames: list[bytes] = []
+        for number in ORDER[self.target]:
             head = exceptions if number != EXACT else b""
-            if head is not None:
+            if head is None:
+                continue
+            most = min(map(len, frames), default=sys.maxsize) - len(head) - 2
+            payload = MODES[number].encode(self, content, most)
+            if payload is not None:
                 frames.append(bytes([VERSION, number | (EXCEPTIONS if head else 0)]) + head + payload)
         for data in sorted(frames, key=len):
             words = self.decode_tile(data, content.samples.shape, content.samples.dtype)

@@ -30,9 +30,13 @@ from tilevault.codecs.quantised import (
 if TYPE_CHECKING:
     from tilevault.codecs.learned import LearnedCodec
 
-__all__ = ["EXACT", "LEARNED", "MODES", "NESTED", "Content", "Mode", "nested_samples"]
+__all__ = ["EXACT", "LEARNED", "MODES", "NESTED", "ORDER", "Content", "Mode", "nested_samples"]
 
 INDEX_TYPES = ("u1", "u2", "u4")
+STRIP, STRIPS = 16, 4
+"""Rows that are coded for a guess at a frame's bytes, and of how many such strips one."""
+FEWEST = 1.5
+"""What is guessed to need this multiple of the bytes that will do, needs more than these."""
 STEP_BITS = 48
 LARGEST_INDEX = 1 << 62
 """An index times its step at most, so that 64 bits hold it."""
@@ -60,8 +64,11 @@ class Content:
 class Mode(Protocol):
     """One way to code a tile. Its bytes name the tile's extents themselves."""
 
-    def encode(self, codec: "LearnedCodec", content: Content) -> bytes | None:
-        """Bytes of a tile meant to meet the codec's target; None where the mode does not apply."""
+    def encode(self, codec: "LearnedCodec", content: Content, most: int) -> bytes | None:
+        """Bytes of a tile meant to meet the codec's target.
+
+        None where the mode does not apply, and wherever it saves time where ``most`` bytes will not do.
+        """
         ...
 
     def decode(
@@ -91,7 +98,7 @@ def nested_samples(data: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any
 class _Exact:
     """Nothing is lost: the frame of tilevault.lossless."""
 
-    def encode(self, codec: "LearnedCodec", content: Content) -> bytes | None:
+    def encode(self, codec: "LearnedCodec", content: Content, most: int) -> bytes | None:
         return NESTED.encode_tile(content.original)
 
     def decode(
@@ -115,16 +122,14 @@ class _Quantised:
     least index, then the frame of index - least.
     """
 
-    def encode(self, codec: "LearnedCodec", content: Content) -> bytes | None:
+    def encode(self, codec: "LearnedCodec", content: Content, most: int) -> bytes | None:
         if content.wanted.size == 0:
             return None
-        return (
-            self._floats(codec, content)
-            if content.samples.dtype.kind == "f"
-            else self._integers(codec, content)
-        )
+        if content.samples.dtype.kind == "f":
+            return self._floats(codec, content)
+        return self._integers(codec, content, most)
 
-    def _integers(self, codec: "LearnedCodec", content: Content) -> bytes | None:
+    def _integers(self, codec: "LearnedCodec", content: Content, most: int) -> bytes | None:
         span = codec.range_of(content.samples.dtype)
         assert span is not None
         low, high = int(span[0]), int(span[1])
@@ -145,14 +150,14 @@ class _Quantised:
             )
             if step is None:
                 return None
-            lattice = IntegerLattice(step, low, high)
-            indices = lattice.indices(offsets)
-        else:
-            allowed = codec.allowed_squared(wanted.size, content.samples.dtype)
-            step = coarsest_step(histogram, allowed, histogram.squared_error) or FRACTION
-            lattice = IntegerLattice(step, low, high)
-            indices = smoothed(offsets, lattice.indices(offsets), lattice, counted, allowed)
-        return put_varint(step) + _indices_frame(indices)
+            return put_varint(step) + _indices_frame(IntegerLattice(step, low, high).indices(offsets))
+        allowed = codec.allowed_squared(wanted.size, content.samples.dtype)
+        step = coarsest_step(histogram, allowed, histogram.squared_error) or FRACTION
+        lattice = IntegerLattice(step, low, high)
+        indices = lattice.indices(offsets)
+        if _guess(indices) > FEWEST * most:
+            return None
+        return put_varint(step) + _indices_frame(smoothed(offsets, indices, lattice, counted, allowed))
 
     def _floats(self, codec: "LearnedCodec", content: Content) -> bytes | None:
         dtype = content.samples.dtype
@@ -237,6 +242,15 @@ def _indices_frame(indices: NDArray[np.int64]) -> bytes:
     return NESTED.encode_tile(indices.astype(f"<{code}"))
 
 
+def _guess(indices: NDArray[np.int64]) -> int:
+    """About the bytes of their frame; 0 where there are too few rows for a guess."""
+    rows = np.arange(indices.shape[-2])
+    if len(rows) < 2 * STRIP * STRIPS:
+        return 0
+    kept = rows[rows // STRIP % STRIPS == STRIPS // 2]
+    return len(_indices_frame(indices[..., kept, :])) * len(rows) // len(kept)
+
+
 def _indices(data: memoryview, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """The indices that a nested frame holds; its kind byte says of which type."""
     code = {0: "u1", 2: "u2", 4: "u4"}.get(data[1] >> 3 if len(data) > 1 else -1)
@@ -264,3 +278,5 @@ def _float_step(data: memoryview) -> float:
 EXACT, QUANTISED, LEARNED = 0, 1, 2
 MODES: Mapping[int, Mode] = {EXACT: _Exact(), QUANTISED: _Quantised(), LEARNED: Learned()}
 """Every mode by the number that the frame names it by. Adding one is a line here."""
+ORDER = {"psnr": (EXACT, LEARNED, QUANTISED), "max_error": (EXACT, QUANTISED, LEARNED)}
+"""Of a target's modes: those first that often are the smallest, so that others can be left out."""

@@ -9,8 +9,8 @@ back from the plane of exceptions only.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tilevault.codecs import _native
 from tilevault.codecs.errors import TileCorrupt
 from tilevault.codecs.lossless import put_varint, take_varint
+from tilevault.codecs.lossy_search import Trial, coarsest, search
 from tilevault.codecs.weights import native_model
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ __all__ = ["SLOPE", "Learned", "encode_near"]
 
 OCTAVE = 128
 """Codes of the step in which it doubles."""
-LEAST_CODE, CODES = 128, 11 * 128
+STEPS = range(128, 11 * 128)
 SLOPE = 9.0
 """Bits that the squared error of one step is worth: near 6 / ln 2, where high rates have their optimum."""
 WINDOW = 0.1
 """dB that a tile may be better than a psnr target."""
-TRIES = 9
+BOUND_WINDOW = 0.9
+"""dB that the largest error may be below its bound."""
+TINY = 1e-30
 WORK_BITS = 14
 LATTICE = 65535
 """Greatest index of a float's lattice."""
@@ -44,19 +47,10 @@ SMALLEST_ERROR = 4
 """Least max_error for which the mode is tried: below it, indices coded without loss are smaller."""
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """One encoding."""
-
-    data: bytes
-    error: float
-    """Sum of squares (psnr), or the largest, of what counts."""
-
-
 class Learned:
     """Mode 2: needs the model that the codec's configuration names."""
 
-    def encode(self, codec: "LearnedCodec", content: "Content") -> bytes | None:
+    def encode(self, codec: "LearnedCodec", content: "Content", most: int) -> bytes | None:
         """See `Mode`."""
         samples = content.samples
         if not codec.model or content.wanted.size == 0 or math.prod(samples.shape[:-2]) > MAX_PLANES:
@@ -65,11 +59,12 @@ class Learned:
         if lattice is None:
             return None
         integers = lattice.integers(samples)
+        head = _head(samples, lattice)
         if codec.target == "psnr":
-            data = _Search(codec, content, lattice, integers).psnr()
+            data = _Search(codec, content, lattice, integers).psnr(most - len(head))
         else:
-            data = _Search(codec, content, lattice, integers, restore=False).max_error()
-        return None if data is None else _head(samples, lattice) + data
+            data = _Search(codec, content, lattice, integers, restore=False).max_error(most - len(head))
+        return None if data is None else head + data
 
     def decode(
         self,
@@ -151,95 +146,65 @@ class _Search:
     restore: bool = True
     """Restoration permitted. It lowers squared errors and not the largest, so bounds do without."""
 
-    def psnr(self) -> bytes | None:
-        """The fewest bytes within `WINDOW` of the target; None where no step leads there.
+    def psnr(self, most: int) -> bytes | None:
+        """Few bytes within `WINDOW` of the target; None where no step leads there, or to ``most`` bytes."""
+        codec, content = self.codec, self.content
+        count = content.wanted.size
+        allowed = codec.allowed_squared(count, content.samples.dtype)
+        estimate = _native.LossyEstimate(native_model(codec.model), self.integers)
+        share = count / content.samples.size * self.lattice.scale**2
 
-        The step decides coarsely; between two of its codes the slope does: the less an error is worth, the
-        more coefficients are left out.
-        """
-        allowed = self.codec.allowed_squared(self.content.wanted.size, self.content.samples.dtype)
-        least = allowed * 10 ** (-WINDOW / 10)
-        found = self._coarsest(lambda trial: trial.error / allowed, self._guess(allowed), least / allowed)
-        if found is None:
-            return None
-        code, best = found
-        slope, low, high = self.slope, 0.0, self.slope
-        for _ in range(TRIES):
-            if best.error >= least:
-                return best.data
-            slope = (low + high) / 2
-            trial = self._trial(code, slope)
-            if trial.error <= allowed:
-                high, best = slope, trial
-            else:
-                low = slope
-        return best.data if best.error >= least else None
+        def expected(code: int) -> float:
+            return 10 * math.log10(max(share * estimate.squares(code, self.slope) / allowed, TINY))
+
+        def encode(code: int, slope: float) -> Trial:
+            data, errors = self._encode(code, slope)
+            return Trial(data, 10 * math.log10(max(float(np.dot(errors, errors)) / allowed, TINY)))
+
+        found = search(
+            encode,
+            lru_cache(expected),
+            STEPS,
+            self.slope,
+            WINDOW,
+            lambda trial: trial.least_at_target(count) >= most,
+        )
+        return None if found is None else found.data
 
     def near(self, allowed: float) -> bytes:
-        """One encoding, where a search for ``allowed`` begins."""
-        return self._trial(self._guess(allowed), self.slope).data
+        """One encoding, at the step whose uniform error alone makes what is allowed."""
+        step = math.sqrt(12 * allowed / self.content.wanted.size) / self.lattice.scale
+        return self._encode(self._code(step), self.slope)[0]
 
-    def max_error(self) -> bytes | None:
-        """The coarsest step found whose largest error is within the bound."""
+    def max_error(self, most: int) -> bytes | None:
+        """The coarsest step found whose largest error is within the bound; None if beyond ``most`` bytes."""
         allowed = self.codec.value
         if allowed < SMALLEST_ERROR * self.lattice.scale:
             return None
-        found = self._coarsest(
-            lambda trial: trial.error / allowed, self._code(allowed / self.lattice.scale), 0.9
-        )
-        return None if found is None else found[1].data
+        first = self._code(allowed / self.lattice.scale)
 
-    def _guess(self, allowed: float) -> int:
-        """The step whose uniform error alone makes what is allowed."""
-        return self._code(math.sqrt(12 * allowed / self.content.wanted.size) / self.lattice.scale)
+        def encode(code: int) -> Trial:
+            data, errors = self._encode(code, self.slope)
+            return Trial(data, 20 * math.log10(max(float(np.abs(errors).max()) / allowed, TINY)))
+
+        found = coarsest(
+            encode,
+            # Twice as steep as it is: short steps from above, since a coarser code may do by luck.
+            lambda code: 40 * math.log10(2) * (code - first) / OCTAVE,
+            STEPS,
+            BOUND_WINDOW,
+            lambda trial: trial.excess > 0 and len(trial.data) >= most,
+        )
+        return None if found is None else found.data
 
     def _code(self, step: float) -> int:
         ranges = self.integers.max(axis=(1, 2)).astype(np.int64) - self.integers.min(axis=(1, 2))
         span = int(ranges.max())
         work = max(step, 1e-9) * 2.0 ** (WORK_BITS - span.bit_length())
-        return min(max(round(OCTAVE * (math.log2(work) - 3)), LEAST_CODE), CODES - 1)
+        return min(max(round(OCTAVE * (math.log2(work) - 3)), STEPS.start), STEPS.stop - 1)
 
-    def _coarsest(
-        self, excess: Callable[[_Trial], float], code: int, enough: float
-    ) -> tuple[int, _Trial] | None:
-        """A large code with ``excess`` of at most 1, `enough` or more if it can be had, and its encoding."""
-        below: tuple[int, float, _Trial] | None = None  # meets
-        above: tuple[int, float] | None = None  # misses
-        for _ in range(TRIES):
-            trial = self._trial(code, self.slope)
-            found = excess(trial)
-            if found <= 1:
-                below = (code, found, trial) if below is None or code > below[0] else below
-                if found >= enough:
-                    break
-            else:
-                above = (code, found) if above is None or code < above[0] else above
-            following = self._next(code, found, below, above)
-            if following is None:
-                break
-            code = following
-        return None if below is None else (below[0], below[2])
-
-    @staticmethod
-    def _next(
-        code: int, found: float, below: tuple[int, float, _Trial] | None, above: tuple[int, float] | None
-    ) -> int | None:
-        """Where to look next; None where there is nothing between what met and what missed."""
-        # The error grows about as the square of the step.
-        guess = code - round(OCTAVE / 2 * math.log2(max(found, 1e-6) / 0.99))
-        if below is not None and above is not None:
-            if above[0] - below[0] <= 1:
-                return None
-            share = -math.log(max(below[1], 1e-6)) / math.log(above[1] / max(below[1], 1e-6))
-            guess = below[0] + round(share * (above[0] - below[0]) - 0.3)
-            return min(max(guess, below[0] + 1), above[0] - 1)
-        if below is not None:
-            guess = max(guess, below[0] + 1)
-        elif above is not None:
-            guess = min(guess, above[0] - 1)
-        return guess if LEAST_CODE <= guess < CODES else None
-
-    def _trial(self, code: int, slope: float) -> _Trial:
+    def _encode(self, code: int, slope: float) -> tuple[bytes, NDArray[np.float64]]:
+        """The bytes and the errors of what counts."""
         codec, content = self.codec, self.content
         dtype = content.samples.dtype
         least, most = _bounds(codec, self.lattice, dtype)
@@ -248,13 +213,12 @@ class _Search:
         data = _native.encode_lossy(
             model, self.integers, least, most, code, slope, self.restore, plain, restored
         )
-        back = _samples(codec, self.lattice, restored, content.samples.shape, dtype)
-        wanted = content.wanted.astype(np.float64)
-        found = back.reshape(-1) if content.counted is None else back[content.counted]
-        errors = np.abs(found.astype(np.float64) - wanted)
-        if codec.target == "psnr":
-            return _Trial(data, float(np.square(errors).sum()))
-        return _Trial(data, float(errors.max()))
+        if self.lattice.floats or codec.nodata_value is not None:
+            back = _samples(codec, self.lattice, restored, content.samples.shape, dtype)
+            errors = back.astype(np.float64) - content.samples
+        else:
+            errors = (restored - self.integers).astype(np.float64).reshape(content.samples.shape)
+        return data, errors.reshape(-1) if content.counted is None else errors[content.counted]
 
 
 def encode_near(codec: "LearnedCodec", content: "Content", slope: float, restore: bool) -> bytes | None:

@@ -34,6 +34,10 @@ FRACTION = 256
 """Parts of a sample in which integer steps are counted."""
 NEARLY = 0.985
 """Share of the permitted squared error from which on nothing is filled up."""
+PRICE_BITS = 16
+"""Of the classes into which prices of changes are sorted first."""
+TABLE = 1 << 20
+"""Values that are looked up in a table, at most."""
 TRIES = 40
 """Steps beyond the first crossing that are looked at: the error of few values is not monotone in the step."""
 
@@ -126,39 +130,52 @@ def smoothed(
 
     Cheapest first; even columns, then odd ones, so that no sample follows one that moves away.
     """
+    most = int(indices.max())
+    back = lattice.offsets(indices) if most >= TABLE else lattice.offsets(np.arange(most + 1))[indices]
+    spent = _squared(back, offsets, counted)
+    if spent >= NEARLY * allowed:
+        return indices
     indices = indices.copy()
-    spent = _squared(lattice, offsets, indices, counted)
+    width = indices.shape[-1]
+    flat, values, exact = indices.reshape(-1), back.reshape(-1), offsets.reshape(-1)
     for first in (2, 1):
-        if spent >= NEARLY * allowed or indices.shape[-1] <= first:
+        if spent >= NEARLY * allowed or width <= first:
             break
-        left, here = indices[..., first - 1 : -1 : 2], indices[..., first::2]
-        wanted = offsets[..., first::2]
-        back, moved = lattice.offsets(here), lattice.offsets(left)
-        cost = (moved - wanted) ** 2 - (back - wanted) ** 2
-        fit = left != here
+        fit = indices[..., first::2] != indices[..., first - 1 : -1 : 2]
         if counted is not None:
             fit &= counted[..., first::2] & counted[..., first - 1 : -1 : 2]
-        places = np.flatnonzero(fit)
-        costs = cost.reshape(-1)[places]
-        order = np.argsort(costs, kind="stable")
-        total = np.cumsum(costs[order])
-        taken = order[: int(np.searchsorted(total, allowed - spent, side="right"))]
-        if len(taken):
-            chosen = here.reshape(-1)
-            chosen[places[taken]] = left.reshape(-1)[places[taken]]
-            indices[..., first::2] = chosen.reshape(here.shape)
-            spent += float(total[len(taken) - 1])
+        rows, columns = np.divmod(np.flatnonzero(fit), fit.shape[-1])
+        places = rows * width + (first + 2 * columns)
+        wanted = exact[places]
+        costs = (values[places - 1] - wanted) ** 2 - (values[places] - wanted) ** 2
+        taken = _cheapest(costs, allowed - spent)
+        chosen = places[taken]
+        flat[chosen], values[chosen] = flat[chosen - 1], values[chosen - 1]
+        spent += float(costs[taken].sum())
     return indices
 
 
-def _squared(
-    lattice: IntegerLattice,
-    offsets: NDArray[np.int64],
-    indices: NDArray[np.int64],
-    counted: NDArray[np.bool_] | None,
-) -> float:
-    errors = (lattice.offsets(indices) - offsets).astype(np.float64)
-    return float(np.square(errors if counted is None else errors[counted]).sum())
+def _cheapest(costs: NDArray[np.int64], budget: float) -> NDArray[np.intp]:
+    """As many places as ``budget`` permits, the cheapest first and the first ones of a price."""
+    if costs.size == 0:
+        return np.empty(0, np.intp)
+    least = int(costs.min())
+    classes = (costs - least) >> max((int(costs.max()) - least).bit_length() - PRICE_BITS, 0)
+    spent = np.cumsum(np.bincount(classes, weights=costs))
+    full = int(np.searchsorted(spent, budget, side="right"))
+    taken = np.flatnonzero(classes < full)
+    if full == len(spent):
+        return taken
+    some = np.flatnonzero(classes == full)
+    some = some[np.argsort(costs[some], kind="stable")]
+    left = budget - (float(spent[full - 1]) if full else 0.0)
+    return np.concatenate([taken, some[: int(np.searchsorted(np.cumsum(costs[some]), left, side="right"))]])
+
+
+def _squared(back: NDArray[np.int64], offsets: NDArray[np.int64], counted: NDArray[np.bool_] | None) -> float:
+    errors = (back - offsets).reshape(-1) if counted is None else (back - offsets)[counted]
+    values = errors.astype(np.float64)
+    return float(np.dot(values, values))
 
 
 def float_indices(samples: NDArray[Any], step: float) -> NDArray[np.float64]:

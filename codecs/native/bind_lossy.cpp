@@ -3,7 +3,7 @@
 #include <nanobind/stl/string.h>
 
 #include "bindings.hpp"
-#include "lossy_tile.hpp"
+#include "lossy_estimate.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -30,18 +30,38 @@ void load_model(tilevault::lossy::Model* self, nb::bytes blob, const std::string
   new (self) tilevault::lossy::Model({static_cast<const uint8_t*>(blob.data()), blob.size()}, tilevault::bindings::kernels_of(path));
 }
 
+void check_samples(ConstSamples samples, int32_t least, int32_t most) {
+  constexpr int32_t kMost = tilevault::lossy::kMostLow;
+  const auto [low, high] = std::minmax_element(samples.data(), samples.data() + samples.size());
+  if (*low < least || *high > most || int64_t{*high} - *low >= 1 << 16 || *low < -kMost || *high > kMost)
+    throw nb::value_error("a sample is out of range");
+}
+
+void check_step(unsigned step, double slope) {
+  if (step >= tilevault::lossy::kSteps || !(slope > 0)) throw nb::value_error("the step or the slope is out of range");
+}
+
+void make_estimate(tilevault::lossy::Estimate* self, const tilevault::lossy::Model& model, ConstSamples samples) {
+  const tilevault::lossy::TileShape shape = lossy_shape(samples);
+  check_samples(samples, INT32_MIN, INT32_MAX);
+  nb::gil_scoped_release release;
+  new (self) tilevault::lossy::Estimate(model, samples.data(), shape);
+}
+
+double estimated_squares(const tilevault::lossy::Estimate& estimate, unsigned step, double slope) {
+  check_step(step, slope);
+  nb::gil_scoped_release release;
+  return estimate.squares(step, slope);
+}
+
 // samples: within 2^16 of each other, and at most 2^24 in magnitude. plain and restored take what decoders will have without restoration and with it.
 nb::bytes encode_lossy(const tilevault::lossy::Model& model, ConstSamples samples, int32_t least, int32_t most, unsigned step, double slope,
                        bool restore, Samples plain, Samples restored) {
   const tilevault::lossy::TileShape shape = lossy_shape(samples);
   same_shape(samples, plain);
   same_shape(samples, restored);
-  if (step >= tilevault::lossy::kSteps || least > most || !(slope > 0))
-    throw nb::value_error("the step, the slope or the range is out of range");
-  constexpr int32_t kMost = tilevault::lossy::kMostLow;
-  const auto [low, high] = std::minmax_element(samples.data(), samples.data() + samples.size());
-  if (*low < least || *high > most || int64_t{*high} - *low >= 1 << 16 || *low < -kMost || *high > kMost)
-    throw nb::value_error("a sample is out of range");
+  check_step(step, slope);
+  check_samples(samples, least, most);
   std::vector<uint8_t> out;
   {
     nb::gil_scoped_release release;
@@ -63,6 +83,9 @@ void decode_lossy(const tilevault::lossy::Model& model, ByteArray data, int32_t 
 
 void tilevault::bindings::bind_lossy(nb::module_& m) {
   nb::class_<tilevault::lossy::Model>(m, "Model").def("__init__", &load_model, "blob"_a, "path"_a = "");
+  nb::class_<tilevault::lossy::Estimate>(m, "LossyEstimate")
+      .def("__init__", &make_estimate, "model"_a, "samples"_a, nb::keep_alive<1, 2>())
+      .def("squares", &estimated_squares, "step"_a, "slope"_a);
   m.def("encode_lossy", &encode_lossy, "model"_a, "samples"_a, "least"_a, "most"_a, "step"_a, "slope"_a, "restore"_a, "plain"_a, "restored"_a);
   m.def("decode_lossy", &decode_lossy, "model"_a, "data"_a, "least"_a, "most"_a, "plain"_a, "restored"_a.none());
 }

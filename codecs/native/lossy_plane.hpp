@@ -181,7 +181,17 @@ struct PlaneBuffers {
   size_t above_height(unsigned l) const { return halved(height, l); }
   size_t above_width(unsigned l) const { return halved(width, l); }
   int32_t* above(unsigned l) { return l == 0 ? work.data() : level[l - 1].low.data(); }
+  Rows band_rows(std::vector<int32_t>& band, unsigned l, unsigned b) { return {band.data(), level[l].band_width(above_width(l), b)}; }
 };
+
+// All decompositions of b.work, for encoders.
+inline void analyse(PlaneBuffers& b) {
+  for (unsigned l = 0; l < kLevels; ++l) {
+    PlaneBuffers::Level& v = b.level[l];
+    const size_t h = b.above_height(l), w = b.above_width(l);
+    wavelet97::analyse({b.above(l), w}, h, w, {v.low.data(), v.width}, b.band_rows(v.analysed[0], l, 0), b.band_rows(v.analysed[1], l, 1), b.band_rows(v.analysed[2], l, 2));
+  }
+}
 
 // The chances of one coefficient.
 struct Chances {
@@ -294,7 +304,7 @@ class PlaneCoder {
 
   // From b.work (encoders) to b.work: what the decoder has before restoration.
   void code() {
-    if constexpr (Coder::kEncodes) analyse();
+    if constexpr (Coder::kEncodes) analyse(b_);
     code_low();
     for (unsigned l = kLevels; l-- > 0;) {
       code_level(l);
@@ -305,19 +315,11 @@ class PlaneCoder {
  private:
   using Level = PlaneBuffers::Level;
 
-  void analyse() {
-    for (unsigned l = 0; l < kLevels; ++l) {
-      Level& v = b_.level[l];
-      const size_t h = b_.above_height(l), w = b_.above_width(l);
-      wavelet97::analyse({b_.above(l), w}, h, w, {v.low.data(), v.width}, rows(v.analysed[0], l, 0), rows(v.analysed[1], l, 1), rows(v.analysed[2], l, 2));
-    }
-  }
   void synthesise(unsigned l) {
     Level& v = b_.level[l];
     const size_t h = b_.above_height(l), w = b_.above_width(l);
-    wavelet97::synthesise({v.low.data(), v.width}, rows(v.bands[0], l, 0), rows(v.bands[1], l, 1), rows(v.bands[2], l, 2), h, w, {b_.above(l), w});
+    wavelet97::synthesise({v.low.data(), v.width}, b_.band_rows(v.bands[0], l, 0), b_.band_rows(v.bands[1], l, 1), b_.band_rows(v.bands[2], l, 2), h, w, {b_.above(l), w});
   }
-  Rows rows(std::vector<int32_t>& band, unsigned l, unsigned b) { return {band.data(), b_.level[l].band_width(b_.above_width(l), b)}; }
 
   static int32_t dequantise(int32_t q, int64_t step) { return static_cast<int32_t>((q * step + 32) >> 6); }
 

@@ -199,11 +199,7 @@ class TileEncoder {
         continue;
       }
       buffers.shape(shape.height, shape.width, true);
-      auto kernel = [&, middle = head.range.middle(), shift = Shift(head.range.fraction)] {
-        int32_t* to = buffers.work.data();
-        for (size_t i = 0; i < n; ++i) to[i] = shift(from[i] - middle);
-      };
-      run_widest(kernel, kernel);
+      enter(from, n, head.range, buffers);
       PlaneCoder<Encoding>(m_, step_, buffers, Encoding(m_, symbols, slope_)).code();
       const Strengths strength = restore_ ? choose(from, head.range, buffers, shape, symbols) : off(shape, symbols);
       any |= std::any_of(strength.of.begin(), strength.of.end(), [](uint8_t k) { return k != 0; });
@@ -214,7 +210,6 @@ class TileEncoder {
     symbols.write(many ? kManyStates : 1, out);
   }
 
- private:
   // Of the widest plane.
   static int range_bits(const int32_t* samples, TileShape s) {
     unsigned bits = 0;
@@ -223,14 +218,6 @@ class TileEncoder {
       bits = std::max(bits, bit_length(static_cast<uint32_t>(range.high - range.low)));
     }
     return static_cast<int>(bits);
-  }
-
-  static void write(const PlaneHeader& head, size_t plane, std::vector<uint8_t>& out) {
-    frame::put_varint(out, zigzag(head.range.low));
-    frame::put_varint(out, static_cast<uint32_t>(head.range.high - head.range.low));
-    if (plane == 0) return;
-    out.push_back(static_cast<uint8_t>(head.reference));
-    if (head.reference != 0) out.push_back(static_cast<uint8_t>(head.weight));
   }
 
   // The earlier plane whose multiple leaves least of the differences between neighbours, if it is worth it.
@@ -250,6 +237,24 @@ class TileEncoder {
       best.weight = static_cast<int32_t>(weight);
     }
     return best;
+  }
+
+  // What is coded of a plane, on the scale of the transform: b.work.
+  static void enter(const int32_t* from, size_t n, const Range& range, PlaneBuffers& b) {
+    auto kernel = [&, middle = range.middle(), shift = Shift(range.fraction)] {
+      int32_t* to = b.work.data();
+      for (size_t i = 0; i < n; ++i) to[i] = shift(from[i] - middle);
+    };
+    run_widest(kernel, kernel);
+  }
+
+ private:
+  static void write(const PlaneHeader& head, size_t plane, std::vector<uint8_t>& out) {
+    frame::put_varint(out, zigzag(head.range.low));
+    frame::put_varint(out, static_cast<uint32_t>(head.range.high - head.range.low));
+    if (plane == 0) return;
+    out.push_back(static_cast<uint8_t>(head.reference));
+    if (head.reference != 0) out.push_back(static_cast<uint8_t>(head.weight));
   }
 
   // Sums of products of the differences between neighbours of two planes: of a with a, a with b, b with b.
