@@ -322,3 +322,13 @@ def test_the_whole_world_is_no_trouble(archive: Archive, client: Any) -> None:
     ):
         answer = client.get(f"/maps/{archive['utm.tif'].id}/{path}")
         assert answer.status_code == 200, answer.text
+
+
+def test_a_client_that_has_a_picture_need_not_get_it_again(archive: Archive, client: Any) -> None:
+    address = f"/maps/{archive['utm.tif'].id}/preview.png?max_size=64"
+    first = client.get(address)
+    again = client.get(address, headers={"If-None-Match": first.headers["etag"]})
+    assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
+    other = client.get(f"{address}&bidx=2", headers={"If-None-Match": first.headers["etag"]})
+    assert other.status_code == 200
+    assert other.headers["etag"] != first.headers["etag"]

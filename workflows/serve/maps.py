@@ -20,13 +20,13 @@ from rio_tiler.constants import WGS84_CRS
 from rio_tiler.models import ImageData
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from tilevault.archive import Image
-from tilevault.archive.attribute_values import json_safe
 from tilevault.codecs.errors import ImageNotFound, InvalidRequest, UnsupportedSyntax
 from tilevault.workflows.serve.access import Endpoint, guarded
+from tilevault.workflows.serve.answers import JsonResponse, etag_of, not_modified, pixels_response
 from tilevault.workflows.serve.images import image_subject
 from tilevault.workflows.serve.projection import RESAMPLINGS, crs_named, translated
 from tilevault.workflows.serve.scene import MAX_SIDE, SceneReader
@@ -47,10 +47,13 @@ VALUES = ("tif", "npy")
 NOT_OFFERED = ("expression", "colormap", "color_formula", "algorithm", "algorithm_params", "url")
 SIDES = (64, 128, 256, 512, 1024)
 SCALES = (1, 2, 3, 4)
+RENDERING = 1
+"""Counts up when the same request gives other pictures, so that no client keeps the old ones."""
 MAX_BANDS = 16
 MAX_BINS = 1024
 
-_Compute = Callable[[SceneReader, Request], Response]
+_Telling = Callable[[SceneReader, Request], Response]
+_Drawing = Callable[[SceneReader, Request], tuple[bytes, str]]
 
 
 @dataclass(frozen=True)
@@ -155,19 +158,37 @@ def routes(services: Services) -> list[Route]:
         image = await services.run(services.image, request.path_params["id"])
         return await services.run(_reader, image, request.path_params.get("tms", "WebMercatorQuad"))
 
-    def answers(compute: _Compute) -> Endpoint:
+    def told(compute: _Telling) -> Endpoint:
         async def endpoint(request: Request) -> Response:
-            reader = await scene(request)
-            return await services.run(compute, reader, request)
+            return await services.run(compute, await scene(request), request)
 
         return endpoint
 
-    table = (
+    def drawn(compute: _Drawing) -> Endpoint:
+        async def endpoint(request: Request) -> Response:
+            reader = await scene(request)
+            where = sorted(request.path_params.items()), request.query_params.multi_items()
+            key = ("map", reader.input.commit.sha256, compute.__name__, repr(where))
+            etag = etag_of(RENDERING, *key)
+            if (known := not_modified(request, etag)) is not None:
+                return known
+            made = services.kept.get(key)
+            if made is None:
+                made = await services.run_once(key, compute, reader, request)
+                services.kept.put(key, made, len(made[0]))
+            body, media = made
+            return pixels_response(body, media, etag)
+
+        return endpoint
+
+    telling = (
         ("/info", _info),
         ("/info.geojson", _info_geojson),
         ("/statistics", _statistics),
         ("/point/{lon},{lat}", _point),
         ("/{tms}/tilejson.json", _tilejson),
+    )
+    drawing = (
         *_with_formats("/tiles/{tms}/{z:int}/{x:int}/{y:int}@{scale:int}x", _tile),
         *_with_formats("/tiles/{tms}/{z:int}/{x:int}/{y:int}", _tile),
         *_with_formats("/preview/{width:int}x{height:int}", _preview),
@@ -175,13 +196,15 @@ def routes(services: Services) -> list[Route]:
         *_with_formats("/bbox/{minx},{miny},{maxx},{maxy}/{width:int}x{height:int}", _bbox),
         ("/bbox/{minx},{miny},{maxx},{maxy}.{format}", _bbox),
     )
+    table = [(path, told(compute)) for path, compute in telling]
+    table += [(path, drawn(compute)) for path, compute in drawing]
     return [
-        Route(f"/maps/{{id}}{path}", guarded(services, "read", image_subject, answers(compute)))
-        for path, compute in table
+        Route(f"/maps/{{id}}{path}", guarded(services, "read", image_subject, endpoint))
+        for path, endpoint in table
     ]
 
 
-def _with_formats(path: str, compute: _Compute) -> tuple[tuple[str, _Compute], ...]:
+def _with_formats(path: str, compute: _Drawing) -> tuple[tuple[str, _Drawing], ...]:
     return (f"{path}.{{format}}", compute), (path, compute)
 
 
@@ -194,7 +217,7 @@ def _reader(image: Image, tms: str) -> SceneReader:
 
 
 def _info(reader: SceneReader, request: Request) -> Response:
-    return JSONResponse(_described(reader))
+    return JsonResponse(_described(reader))
 
 
 def _described(reader: SceneReader) -> dict[str, Any]:
@@ -210,7 +233,7 @@ def _info_geojson(reader: SceneReader, request: Request) -> Response:
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "properties": _described(reader),
     }
-    return JSONResponse(feature, media_type="application/geo+json")
+    return JsonResponse(feature, {"Content-Type": "application/geo+json"})
 
 
 def _statistics(reader: SceneReader, request: Request) -> Response:
@@ -225,17 +248,17 @@ def _statistics(reader: SceneReader, request: Request) -> Response:
         hist_options={"bins": bins},
     )
     bands = {name: band.model_dump(mode="json", exclude_none=True) for name, band in found.items()}
-    return JSONResponse(json_safe(bands))
+    return JsonResponse(bands)
 
 
 def _point(reader: SceneReader, request: Request) -> Response:
     path, query = request.path_params, request.query_params
     lon, lat = _number(path["lon"], "lon"), _number(path["lat"], "lat")
     found = reader.point(lon, lat, Look.parse(query).indexes, crs_named(query.get("coord_crs")) or WGS84_CRS)
-    return JSONResponse(
+    return JsonResponse(
         {
             "coordinates": [lon, lat],
-            "values": [json_safe(value) for value in found.array.tolist()],
+            "values": found.array.tolist(),
             "band_names": found.band_names,
             "band_descriptions": found.band_descriptions,
         }
@@ -261,7 +284,7 @@ def _tilejson(reader: SceneReader, request: Request) -> Response:
         for name, default in (("minzoom", reader.minzoom), ("maxzoom", reader.maxzoom))
     ]
     west, south, east, north = reader.get_geographic_bounds(reader.tms.rasterio_geographic_crs)
-    return JSONResponse(
+    return JsonResponse(
         {
             "tilejson": "3.0.0",
             "name": reader.input.description.name,
@@ -277,7 +300,7 @@ def _tilejson(reader: SceneReader, request: Request) -> Response:
     )
 
 
-def _tile(reader: SceneReader, request: Request) -> Response:
+def _tile(reader: SceneReader, request: Request) -> tuple[bytes, str]:
     path, query = request.path_params, request.query_params
     side = _whole(query.get("tilesize", "256"), "tilesize", 1, MAX_SIDE)
     scale = path.get("scale", 1)
@@ -288,7 +311,7 @@ def _tile(reader: SceneReader, request: Request) -> Response:
     return _picture(found, look, reader, request)
 
 
-def _preview(reader: SceneReader, request: Request) -> Response:
+def _preview(reader: SceneReader, request: Request) -> tuple[bytes, str]:
     look, crs = Look.parse(request.query_params), crs_named(request.query_params.get("dst_crs"))
     size = _size(request)
     return _picture(
@@ -299,7 +322,7 @@ def _preview(reader: SceneReader, request: Request) -> Response:
     )
 
 
-def _bbox(reader: SceneReader, request: Request) -> Response:
+def _bbox(reader: SceneReader, request: Request) -> tuple[bytes, str]:
     path, query = request.path_params, request.query_params
     left, bottom, right, top = (_number(path[name], name) for name in ("minx", "miny", "maxx", "maxy"))
     look = Look.parse(query)
@@ -314,9 +337,8 @@ def _bbox(reader: SceneReader, request: Request) -> Response:
     return _picture(found, look, reader, request)
 
 
-def _picture(found: ImageData, look: Look, reader: SceneReader, request: Request) -> Response:
-    data, media = render(found, look, reader, _form({**request.query_params, **request.path_params}))
-    return Response(data, media_type=media)
+def _picture(found: ImageData, look: Look, reader: SceneReader, request: Request) -> tuple[bytes, str]:
+    return render(found, look, reader, _form({**request.query_params, **request.path_params}))
 
 
 def _size(request: Request) -> dict[str, int | None]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from tilevault.archive import Image
@@ -21,6 +21,7 @@ from tilevault.archive.render import png_bytes
 from tilevault.codecs.errors import InvalidRequest
 from tilevault.codecs.metrics import PSNR_EXACT
 from tilevault.workflows.serve.access import guarded
+from tilevault.workflows.serve.answers import JsonResponse, etag_of, not_modified, pixels_response
 from tilevault.workflows.serve.images import image_subject
 from tilevault.workflows.serve.services import Services
 
@@ -91,16 +92,19 @@ def routes(services: Services) -> list[Route]:
 
     async def listing(request: Request) -> Response:
         image = await services.run(services.image, request.path_params["id"])
-        return JSONResponse(await services.run(_listing, image))
+        return JsonResponse(await services.run(_listing, image))
 
     async def numbers(request: Request) -> Response:
         image, measure, at = await asked(request)
-        return JSONResponse(await services.run(_numbers, image, measure, at))
+        return JsonResponse(await services.run(_numbers, image, measure, at))
 
     async def drawn(request: Request) -> Response:
         image, measure, at = await asked(request)
         limits = request.query_params.get("rescale")
-        return Response(await services.run(_drawn, image, measure, at, limits), media_type="image/png")
+        etag = etag_of("quality", image.commit.sha256, measure, sorted(at.items()), limits)
+        if (known := not_modified(request, etag)) is not None:
+            return known
+        return pixels_response(await services.run(_drawn, image, measure, at, limits), "image/png", etag)
 
     async def asked(request: Request) -> tuple[Image, str, dict[str, int]]:
         image = await services.run(services.image, request.path_params["id"])
