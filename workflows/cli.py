@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser
     )
-    for add_command in (_add, _ls, _info, _read, _export, _verify, _rm, _doctor, _train):
+    for add_command in (_add, _ls, _info, _read, _export, _verify, _rm, _doctor, _serve, _token, _train):
         add_command(commands)
     return parser
 
@@ -195,6 +195,56 @@ def _doctor(commands: Any) -> None:
     parser.add_argument("archive", nargs="?", metavar="ARCHIVE")
 
 
+def _serve(commands: Any) -> None:
+    parser = _command(commands, "serve", "serve an archive over HTTP: viewer, tiles, files, DICOMweb")
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address (default 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=_port, default=8480, metavar="P", help="port; 0 is any free one (default 8480)"
+    )
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="who may do what: see `tilevault token`")
+    parser.add_argument(
+        "--insecure", action="store_true", help="serve other machines without TLS or without tokens"
+    )
+    parser.add_argument(
+        "--proxy-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name under which a reverse proxy on this machine hands requests on",
+    )
+    parser.add_argument("--access-log", type=Path, metavar="FILE", help="who read what, JSON lines")
+    parser.add_argument(
+        "--cache",
+        type=_megabytes,
+        default=256,
+        metavar="MB",
+        help="memory for tiles and pictures (default 256)",
+    )
+    parser.add_argument("--threads", type=_count, metavar="N", help="requests at a time (default: the cores)")
+
+
+def _token(commands: Any) -> None:
+    parser = _command(commands, "token", "list, add or revoke the tokens of a file for `serve --tokens`")
+    parser.add_argument("file", metavar="FILE", help="the file of tokens; made by the first --add")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--add", metavar="NAME", help="make a token; it is shown once")
+    what.add_argument("--revoke", metavar="NAME", help="take a token out of the file")
+    parser.add_argument(
+        "--may",
+        action="append",
+        choices=("read", "write", "search"),
+        metavar="ACTION",
+        help="read, write or search; again for more (default: read and search)",
+    )
+    parser.add_argument(
+        "--on", action="append", metavar="SCOPE", help="*, study:UID or image:ID; again for more"
+    )
+    parser.add_argument("--days", type=_count, metavar="N", help="expires in N days (default: never)")
+
+
 def _train(commands: Any) -> None:
     parser = _command(commands, "train", "train a model of the learned path on folders of images")
     parser.add_argument("sources", nargs="+", metavar="DATA", help="a file, or a folder and all below it")
@@ -227,6 +277,18 @@ def _count(text: str) -> int:
 def _iterations(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,7}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a number from 1 to 9999999 is wanted, not {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"a number from 0 to 65535 is wanted, not {text!r}")
+    return int(text)
+
+
+def _megabytes(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 16:
+        raise argparse.ArgumentTypeError(f"a number of MB from 16 is wanted, not {text!r}")
     return int(text)
 
 
@@ -286,6 +348,14 @@ def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -
             from tilevault.workflows.query import Query
 
             Query.parse(options.where)
+        if options.command == "serve":
+            from tilevault.workflows.serve.settings import check_settings, settings_of
+
+            check_settings(settings_of(options))
+        if options.command == "token" and options.add is None and (options.may or options.on or options.days):
+            raise InvalidRequest("--may, --on and --days go with --add")
+        if options.command == "token" and options.add is not None and not options.on:
+            raise InvalidRequest("--add needs --on: *, study:UID or image:ID")
         if options.command == "read":
             from tilevault.workflows.reading import check_usage
 

@@ -13,7 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilevault.codecs.errors import Conflict, InputRejected, InvalidRequest, TilevaultError, gravest
+from tilevault.codecs.errors import (
+    Conflict,
+    InputRejected,
+    InvalidRequest,
+    TilevaultError,
+    UnsupportedSyntax,
+    gravest,
+)
 from tilevault.workflows.console import Console, human_bytes, printable, reason_alone
 from tilevault.workflows.lossy import quality_text
 from tilevault.workflows.report import bytes_read
@@ -33,6 +40,8 @@ __all__ = [
     "ls_command",
     "read_command",
     "rm_command",
+    "serve_command",
+    "token_command",
     "train_command",
     "verify_command",
 ]
@@ -374,6 +383,28 @@ def doctor_command(options: argparse.Namespace, console: Console) -> int:
     from tilevault.workflows.doctor import examine
 
     return examine(options.archive, console)
+
+
+def serve_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault serve``"""
+    from tilevault.workflows.serve.settings import settings_of
+
+    code: int = _server().serve(settings_of(options), console)
+    return code
+
+
+def token_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault token``"""
+    code: int = _server().token(options, console)
+    return code
+
+
+def _server() -> Any:
+    try:
+        from tilevault.workflows.serve import command
+    except ImportError as error:
+        raise UnsupportedSyntax("the server is not installed: pip install tilevault[serve]") from error
+    return command
 
 
 def train_command(options: argparse.Namespace, console: Console) -> int:

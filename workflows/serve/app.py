@@ -5,12 +5,14 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import tilevault
 from tilevault.workflows.serve import deepzoom, images, maps, quality
+from tilevault.workflows.serve.gate import Gate
 from tilevault.workflows.serve.problems import answer_problem
 from tilevault.workflows.serve.services import Services
 from tilevault.workflows.serve.settings import Settings
@@ -45,6 +47,7 @@ def create_app(settings: Settings) -> Starlette:
         vars(route.endpoint).setdefault("path", route.path)
     app = Starlette(
         routes=routes,
+        middleware=[Middleware(Gate, settings=settings)],
         lifespan=lifespan,
         exception_handlers={HTTPException: answer_problem, Exception: answer_problem},
     )

@@ -14,13 +14,20 @@ from starlette.responses import JSONResponse, Response
 
 from tilevault.codecs.errors import Busy, NotAuthenticated, StoreError, TilevaultError
 
-__all__ = ["answer_problem", "problem", "problem_of"]
+__all__ = ["answer_problem", "place_of", "problem", "problem_of"]
 
 logger = logging.getLogger("tilevault.serve")
 
 TOLD = ("image", "level", "index", "array", "matches")
 """Details of an error that a client may know."""
-CODES = {404: "NotFound", 405: "MethodNotAllowed", 413: "LimitExceeded", 400: "InvalidRequest"}
+CODES = {
+    400: "InvalidRequest",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    413: "LimitExceeded",
+    414: "LimitExceeded",
+    431: "LimitExceeded",
+}
 RETRY_SECONDS = 2
 
 
@@ -48,9 +55,10 @@ def problem_of(failure: Exception) -> Response:
     """The answer for a failure; one that is not ours is logged by its kind and place, and is a 500."""
     if isinstance(failure, HTTPException):
         code = CODES.get(failure.status_code, "HttpError")
-        return problem(failure.status_code, code, failure.detail, dict(failure.headers or {}))
+        headers = {**(failure.headers or {}), "Cache-Control": "no-store"}
+        return problem(failure.status_code, code, failure.detail, headers)
     if not isinstance(failure, TilevaultError):
-        logger.error("a fault in tilevault itself: %s", _place_of(failure))
+        logger.error("a fault in tilevault itself: %s", place_of(failure))
         return problem(500, "InternalError", "a fault in the server; its log says where")
     headers = {}
     if isinstance(failure, NotAuthenticated):
@@ -66,7 +74,7 @@ def problem_of(failure: Exception) -> Response:
     )
 
 
-def _place_of(failure: BaseException) -> str:
+def place_of(failure: BaseException) -> str:
     """Kind of a failure and the lines it came through, without its text, which may hold anything."""
     import traceback
 

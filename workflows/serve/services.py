@@ -152,6 +152,11 @@ class Services:
             return problem_of(failure)
         return response
 
+    def refresh(self) -> None:
+        """Read the tokens again, and open the access log anew, which may have been moved away."""
+        self.tokens.refresh()
+        self.access_log.reopen()
+
     def close(self) -> None:
         """Wait for what runs, then let go of everything."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,10 +1,14 @@
 """What a server is told before it starts: values only, checked once, never changed while it runs."""
 
+import argparse
 import ipaddress
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Limits", "Settings", "is_loopback"]
+from tilevault.codecs.errors import InvalidRequest
+
+__all__ = ["Limits", "Settings", "check_settings", "is_loopback", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,14 @@ class Limits:
     idle_seconds: float = 30.0
     """Without a byte of a body that is being sent, or of an answer that is being read."""
     slowest_bytes: int = 1024
-    """Bytes per second that a body must bring on average after `idle_seconds`."""
+    """Bytes per second that a body must bring on average, `idle_seconds` by `idle_seconds`."""
+    drain_seconds: int = 30
+    """For what is being answered when the server is told to stop."""
     connections: int = 1024
-    threads: int = 4
+    threads: int = 2
     """Requests that are worked on at a time."""
     waiting: int = 512
     """Requests that may wait for a thread; the next one is told to come again."""
-    picture_pixels: int = 1 << 22
-    """Pixels of one picture that is answered."""
-    read_bytes: int = 1 << 28
-    """Samples that one picture may be made of, decoded."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +74,48 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings of a command line."""
+    return Settings(
+        archive=options.archive,
+        host=options.host,
+        port=options.port,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        tokens=options.tokens,
+        insecure=options.insecure,
+        hosts=tuple(options.proxy_host),
+        access_log=options.access_log,
+        cache_bytes=options.cache << 20,
+        limits=Limits(threads=options.threads or len(os.sched_getaffinity(0))),
+    )
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises `InvalidRequest` for a server that should not run so, whatever the archive holds."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise InvalidRequest("--tls-cert and --tls-key go together")
+    if not 0 <= settings.port <= 65535:
+        raise InvalidRequest("a port is 0 to 65535 (0: any that is free)")
+    if settings.insecure:
+        return
+    if not settings.local:
+        lacking = [
+            what
+            for what, given in (
+                ("--tls-cert and --tls-key", settings.tls_cert),
+                ("--tokens", settings.tokens),
+            )
+            if given is None
+        ]
+        if lacking:
+            raise InvalidRequest(
+                f"{settings.host} can be reached from other machines: that needs {' and '.join(lacking)}, "
+                "or --insecure"
+            )
+    if settings.hosts and settings.tokens is None:
+        raise InvalidRequest(
+            "--proxy-host lets others in through a proxy: that needs --tokens, or --insecure"
+        )
