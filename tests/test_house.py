@@ -342,9 +342,9 @@ def test_every_third_party_import_is_declared() -> None:
     ]
     declared = {re.split(r"[\[<>=!~ ]", requirement)[0].lower().replace("-", "_") for requirement in wanted}
     known = declared | set(sys.stdlib_module_names) | {"tilevault"}
-    # rasterio brings affine along and hands out its values; numcodecs is zarr's, attr rio-tiler's; PIL is
-    # Pillow's name.
-    known |= {"affine", "attr", "numcodecs"} | ({"PIL"} if "pillow" in declared else set())
+    # rasterio brings affine along and hands out its values; numcodecs is zarr's, attr rio-tiler's, h11
+    # uvicorn's; PIL is Pillow's name.
+    known |= {"affine", "attr", "h11", "numcodecs"} | ({"PIL"} if "pillow" in declared else set())
     for path in MODULES:
         for module, line in imports(tree_of(path)):
             top = module.split(".")[0]
