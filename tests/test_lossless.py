@@ -112,7 +112,7 @@ def head_of(data):
     for _ in range(data[1] & 7):
         _, at = twin.varint(data, at)
     levels = data[at] & 15
-    at += 1
+    at += 2 if data[at] >> 5 == 7 else 1  # with a byte for the colour transform
     for _ in range(levels):
         _, at = twin.varint(data, at)
     return levels, data[at:]
