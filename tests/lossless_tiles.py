@@ -91,6 +91,9 @@ def golden():
         "one-level": (LosslessCodec(1, False), make("walk", (20, 50), "u1")),
         "smooth-u16": (pixels, smooth(216, 208)),
         "bands-i16": (pixels, bands()),
+        "transposed-u16": (pixels, interpolated(70, 96)),
+        "transposed-stack-i16": (pixels, np.stack([interpolated(40, 56, i) for i in (3, 4)]).astype("i2")),
+        "transposed-f32": (pixels, interpolated(60, 64).astype("f4")),
         "huffman-u16": (LosslessCodec(pack=False, entropy="huffman"), make("twelve", (64, 96), "u2")),
         "huffman-i8": (LosslessCodec(pack=False, entropy="huffman"), make("sparse", (90, 90), "i1")),
         "planes-u16": (plain, _stack("u2")),
@@ -125,6 +128,15 @@ def smooth(height, width):
         image = (image[:-3] + image[1:-2] + image[2:-1] + image[3:]) // 4
         image = (image[:, :-3] + image[:, 1:-2] + image[:, 2:-1] + image[:, 3:]) // 4
     return image.astype("u2")
+
+
+def interpolated(height, width, seed=3):
+    """Noise whose rows were interpolated to 8/5 of their samples, as scanners do."""
+    noise = make("noise", (height, width), "u8", seed)
+    noise = (noise ^ (noise >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    rows = (noise >> np.uint64(45)).astype(np.int64) % 4096
+    at, part = np.divmod(np.arange(width) * 5, 8)
+    return ((rows[:, at] * (8 - part) + rows[:, at + 1] * part) // 8).astype("u2")
 
 
 def bands():

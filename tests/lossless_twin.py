@@ -313,7 +313,7 @@ def decode(data, shape, dtype, reduce=0, decompositions=5):
     elif data[0] == 6:
         tile = decode_clusters(data, at, name, (lead, planes, height, width), reduce, decompositions)
     else:
-        assert data[0] == 3
+        assert data[0] in (3, 7)
         tile = decode_wavelet(data, at, name, (lead, planes, height, width), reduce, decompositions)
     out = np.zeros((*shape[:-2], -(-shape[-2] // step), -(-shape[-1] // step)), samples)
     out[tuple(slice(n) for n in tile.shape)] = tile
@@ -354,7 +354,7 @@ def decode_wavelet(data, at, name, size, reduce, decompositions):
     for n in [*lengths, len(data)][: levels + 1 - skip]:
         segments.append(data[at : at + n])
         at += n
-    out = low_bands(segments, planes, height, width, levels, Colours.of(lead, colour))
+    out = low_bands(segments, planes, (height, width), levels, Colours.of(lead, colour), data[0] == 7)
     if packed:
         return values[np.array(out)].reshape(*lead, height, width)[..., :: 2**reduce, :: 2**reduce]
     tile = to_sample_array(name, out, base, reduce > 0)

@@ -105,7 +105,7 @@ def test_planes_have_lists_of_their_own():
         assert len(data) < 0.85 * len(LosslessCodec(pack=False, prefer=codec.prefer).encode_tile(tile))
     for dtype in ("i2", "f4"):
         spread = (np.stack([five_bits, other * 111, five_bits - 400])).astype(dtype)
-        assert check(spread, twins=())[0] in (PLANES, 3)
+        assert check(spread, twins=())[0] in (PLANES, 3, 7)
 
 
 def test_floats_around_zero_have_no_gap():
@@ -150,7 +150,7 @@ def test_graphics_are_predicted_where_packing_is_permitted():
     data = check(tile, twins=(0,))
     assert data[0] in (4, PLANES)
     assert len(data) == len(LosslessCodec(prefer="size").encode_tile(tile))
-    assert LosslessCodec(pack=False).encode_tile(tile)[0] == 3
+    assert LosslessCodec(pack=False).encode_tile(tile)[0] in (3, 7)
 
 
 def test_without_packing_there_are_no_planes_frames():

@@ -64,6 +64,21 @@ def test_appended_junk(texture, dtype):
         assert refused(data + junk, SHAPE, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
+def test_a_transposed_tile_that_is_damaged(dtype):
+    tile = tiles.interpolated(30, 31).astype(dtype)
+    data = bytearray(LosslessCodec(pack=False).encode_tile(tile))
+    assert data[0] == 7
+    for n in range(len(data)):
+        assert refused(data[:n], tile.shape, dtype)
+    assert refused(data + b"\0", tile.shape, dtype)
+    for bit in range(8 * len(data)):
+        data[bit // 8] ^= 1 << bit % 8
+        outcome(bytes(data), tile.shape, dtype, bit % 6)
+        data[bit // 8] ^= 1 << bit % 8
+    assert not refused(data, tile.shape, dtype)
+
+
 @settings(max_examples=300, deadline=2000)
 @given(st.binary(max_size=120), st.sampled_from(["u1", "i2", "u4", "f4", "f8", "?"]), st.integers(0, 5))
 def test_any_bytes(data, dtype, reduce):
@@ -71,7 +86,7 @@ def test_any_bytes(data, dtype, reduce):
 
 
 @settings(max_examples=300, deadline=2000)
-@given(st.binary(max_size=200), st.sampled_from([0, 1, 2, 3]), st.integers(0, 5))
+@given(st.binary(max_size=200), st.sampled_from([0, 1, 2, 3, 7]), st.integers(0, 5))
 def test_any_bytes_behind_a_sound_header(data, transform, reduce):
     outcome(bytes([transform, 2 | 2 << 3, 9, 12, 4]) + data, (9, 12), "u2", reduce)
 
@@ -94,6 +109,8 @@ def test_the_frame_these_tests_start_from_is_sound():
     [
         frame(transform=2),
         frame(transform=4),
+        frame(transform=7),
+        frame(transform=8),
         frame(transform=255),
         frame(rank=2, extents=(9, 12)),
         frame(rank=4, extents=(1, 2, 9, 12)),
@@ -140,11 +157,25 @@ def other(transform, body, extents=(4, 4)):
         other(2, zstandard.ZstdCompressor(write_content_size=False).compress(bytes(128))),
         other(2, b""),
         other(3, bytes(128)),
+        other(7, bytes(128)),
         other(0, bytes(127)),
         other(1, bytes(7)),
         other(2, zstandard.compress(bytes(160)), (4, 5)),
     ],
-    ids=["short", "long", "bomb", "junk", "cut", "no-size", "empty", "wavelet", "raw", "constant", "extent"],
+    ids=[
+        "short",
+        "long",
+        "bomb",
+        "junk",
+        "cut",
+        "no-size",
+        "empty",
+        "wavelet",
+        "transposed",
+        "raw",
+        "constant",
+        "extent",
+    ],
 )
 def test_other_types_trust_nothing(data):
     assert refused(data, (4, 4), "f8")
@@ -305,11 +336,13 @@ def test_colour_transforms_that_cannot_be(prefer, how):
         codec.decode_tile(bytes(data), (3, 48, 48), "u1")
 
 
+@pytest.mark.parametrize("transform", [3, 7])
 @pytest.mark.parametrize("flags", [6, 15, 1, 0, 64, 128, 5 | 32, 5 | 32 | 64, 5 | 192])
-def test_flags_that_cannot_be(flags):
+def test_flags_that_cannot_be(flags, transform):
     data = bytearray(LosslessCodec(pack=False).encode_tile(tiles.make("walk", (1, 40, 40), "u2")))
+    assert data[0] in (3, 7)
     assert data[5] == 5
-    data[5] = flags
+    data[0], data[5] = transform, flags
     assert refused(bytes(data), (1, 40, 40))
     with pytest.raises(TileCorrupt):
         CODEC.segment_ends(bytes(data))

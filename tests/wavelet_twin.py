@@ -292,8 +292,18 @@ def with_colour(planes, colours):
     return out
 
 
-def low_bands(segments, planes, height, width, levels, colours):
-    """LL of each plane, of the decomposition that the segments reach."""
+def transposed(rows):
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def synthesise_transposed(ll, first, second, hh):
+    """Of bands that were coded transposed, HL and LH exchanged; its result is transposed, too."""
+    return transposed(synthesise(transposed(ll), transposed(second), transposed(first), transposed(hh)))
+
+
+def low_bands(segments, planes, size, levels, colours, across=False):
+    """LL of each plane, of the decomposition that the segments reach. across: coded transposed."""
+    height, width = reversed(size) if across else size
     head = Head(segments[0], planes, levels)
     first = segments[0][head.end :]
     coded, real = {}, {}
@@ -315,5 +325,6 @@ def low_bands(segments, planes, height, width, levels, colours):
         segment.check()
         for kind in (HL, LH, HH):
             undo_colour([real[plane, d, kind] for plane in range(planes)], colours)
-        low = [synthesise(low[p], *(real[p, d, kind] for kind in (HL, LH, HH))) for p in range(planes)]
-    return low
+        join = synthesise_transposed if across else synthesise
+        low = [join(low[p], *(real[p, d, kind] for kind in (HL, LH, HH))) for p in range(planes)]
+    return [transposed(plane) for plane in low] if across else low

@@ -98,6 +98,7 @@ class BandTaps {
   unsigned relative() const { return relative_taps(kind_); }
   const int32_t* row(unsigned i) const { return rows_[i]; }
   const int32_t* centre() const { return centre_; }
+  unsigned above() const { return own_taps(kind_) - 1; }  // the tap in the own band
   size_t width() const { return own_.width; }
   size_t height() const { return own_.height; }
 
@@ -174,45 +175,75 @@ class BandTaps {
 // Floats, but each sum in one order and nothing fused, so that every machine finds the same weights.
 class BandFit {
  public:
-  // Whether predicting pays, with weights that say how.
-  bool fit(BandTaps& taps, const int32_t* band, size_t samples, BandWeights& weights) {
+  // Whether predicting pays, with weights that say how. saved_across: where it is not nullptr, grows by how many
+  // bits more than that would be saved with the coefficient to the left in the place of the one above.
+  bool fit(BandTaps& taps, const int32_t* band, size_t samples, BandWeights& weights, int64_t* saved_across = nullptr) {
     const size_t h = taps.height(), w = taps.width(), n = taps.count();
     weights = BandWeights{};
     if (h * w < 64) return false;
+    left_ = saved_across != nullptr;
     const size_t step = std::clamp<size_t>(h * w / samples, 1, h);
     size_t sampled = 0;
-    std::array<double, kMostTaps> k{};
+    Solution k;
+    for (size_t i = 0; i < n; ++i) k.column[i] = i;
     stride_ = (w + kLane - 1) / kLane * kLane;
     const size_t most = (h - step / 2 + step - 1) / step;
-    data_.assign((n + 2) * stride_ * most, 0.0f);
+    columns_ = n + 2 + (left_ ? 1 : 0);
+    data_.assign(columns_ * stride_ * most, 0.0f);
     for (size_t y = step / 2; y < h; y += step) load(taps, band, y, sampled++);
     if (sampled == 0) return false;
     for (unsigned pass = 0; pass < 2; ++pass) {
       accumulate(n, sampled, pass != 0 ? &k : nullptr);
       if (!solve(n, k)) return false;
     }
-    constexpr double kUnit = 1 << kWeightFraction, kMost = (1 << (kWeightBits - 1)) - 1;
-    for (size_t i = 0; i < n; ++i) {
-      const double rounded = k[i] * kUnit + (k[i] < 0 ? -0.5 : 0.5);
-      if (!(rounded > -kMost && rounded < kMost)) return false;
-      weights.of[i] = static_cast<int32_t>(rounded);
-      k[i] = weights.of[i] / kUnit;
+    const Sampled sample{n, sampled, static_cast<double>(h) / static_cast<double>(sampled)};
+    int64_t bits = 0;
+    if (!round(n, k, &weights)) {
+      weights = BandWeights{};
+    } else {
+      bits = saving(sample, k);
+      weights.used = bits > static_cast<int64_t>(n * kWeightBits + h * w / 64);
     }
-    const int64_t saved = saving(n, sampled, k);  // of the sample, 2^-23 bits
-    const int64_t bits = static_cast<int64_t>(static_cast<double>(saved) / (1 << 23) * static_cast<double>(h) / static_cast<double>(sampled));
-    weights.used = bits > static_cast<int64_t>(n * kWeightBits + h * w / 64);
+    if (left_) *saved_across += std::max<int64_t>(saving_across(sample, taps.above(), k), 0) - std::max<int64_t>(bits, 0);
     return weights.used;
   }
 
  private:
   static constexpr size_t kLane = 16;
 
+  struct Solution {  // weights of columns
+    std::array<double, kMostTaps> of{};
+    std::array<size_t, kMostTaps> column{};
+  };
+  struct Sampled {
+    size_t taps, rows;
+    double scale;  // rows of the band for one that was sampled
+  };
+
+  // To weights as they are sent; false: they cannot be.
+  static bool round(size_t n, Solution& k, BandWeights* weights) {
+    constexpr double kUnit = 1 << kWeightFraction, kMost = (1 << (kWeightBits - 1)) - 1;
+    for (size_t i = 0; i < n; ++i) {
+      const double rounded = k.of[i] * kUnit + (k.of[i] < 0 ? -0.5 : 0.5);
+      if (!(rounded > -kMost && rounded < kMost)) return false;
+      const auto sent = static_cast<int32_t>(rounded);
+      if (weights != nullptr) weights->of[i] = sent;
+      k.of[i] = sent / kUnit;
+    }
+    return true;
+  }
+
+  // Bits saved with the neighbour to the left in the place of tap `above`.
+  int64_t saving_across(const Sampled& sample, size_t above, Solution k) {
+    k.column[above] = sample.taps + 2;
+    return solve(sample.taps, k) && round(sample.taps, k, nullptr) ? saving(sample, k) : 0;
+  }
+
   float* at(size_t row, size_t column) { return data_.data() + (row * columns_ + column) * stride_; }
 
-  // Columns: taps, the coefficient, how large its neighbours are.
+  // Columns: taps, the coefficient, how large its neighbours are, perhaps the coefficient to the left.
   void load(BandTaps& taps, const int32_t* band, size_t y, size_t row) {
     const size_t w = taps.width(), h = taps.height(), n = taps.count();
-    columns_ = n + 2;
     taps.seek(y);
     for (unsigned i = 0; i < n; ++i) {
       const int32_t *from = taps.row(i), *centre = taps.centre();
@@ -233,9 +264,10 @@ class BandFit {
       size[x] = 1.0f + 0.125f * static_cast<float>(m);
     }
     for (size_t x = w; x < stride_; ++x) size[x] = 1.0f;
+    if (left_) std::copy_n(value, w - 1, at(row, n + 2) + 1);
   }
 
-  void accumulate(size_t n, size_t rows, const std::array<double, kMostTaps>* k) {
+  void accumulate(size_t n, size_t rows, const Solution* k) {
     sums_ = {};
     weight_.resize(stride_);
     weighted_.resize(stride_);
@@ -251,7 +283,12 @@ class BandFit {
         const float* a = at(r, i);
         for (size_t x = 0; x < stride_; ++x) weighted_[x] = a[x] * weight_[x];
         for (size_t j = i; j <= n; ++j) sums_[i][j] += static_cast<double>(dot(weighted_.data(), at(r, j)));
+        if (left_) sums_[i][n + 2] += static_cast<double>(dot(weighted_.data(), at(r, n + 2)));
       }
+      if (!left_) continue;
+      const float* a = at(r, n + 2);
+      for (size_t x = 0; x < stride_; ++x) weighted_[x] = a[x] * weight_[x];
+      sums_[n + 2][n + 2] += static_cast<double>(dot(weighted_.data(), a));
     }
   }
 
@@ -265,21 +302,24 @@ class BandFit {
   }
 
   // weighted_ becomes what the weights leave of a row.
-  void error(size_t n, size_t r, const std::array<double, kMostTaps>& k) {
+  void error(size_t n, size_t r, const Solution& k) {
     const float* value = at(r, n);
     for (size_t x = 0; x < stride_; ++x) weighted_[x] = value[x];
     for (size_t i = 0; i < n; ++i) {
-      const float *a = at(r, i), ki = static_cast<float>(k[i]);
+      const float *a = at(r, k.column[i]), ki = static_cast<float>(k.of[i]);
       for (size_t x = 0; x < stride_; ++x) weighted_[x] -= ki * a[x];
     }
   }
 
   // Cholesky; a little is added to the diagonal.
-  bool solve(size_t n, std::array<double, kMostTaps>& k) {
+  bool solve(size_t n, Solution& solution) {
+    std::array<double, kMostTaps>& k = solution.of;
+    const auto sum = [&](size_t i, size_t j) { return sums_[std::min(i, j)][std::max(i, j)]; };
     std::array<std::array<double, kMostTaps>, kMostTaps> l{};
     for (size_t i = 0; i < n; ++i)
       for (size_t j = 0; j <= i; ++j) {
-        double v = i == j ? sums_[i][i] * 1.0001 + 1e-6 : sums_[j][i];
+        double v = sum(solution.column[i], solution.column[j]);
+        if (i == j) v = v * 1.0001 + 1e-6;
         for (size_t m = 0; m < j; ++m) v -= l[i][m] * l[j][m];
         if (i != j) {
           l[i][j] = v / l[j][j];
@@ -289,7 +329,7 @@ class BandFit {
         }
       }
     for (size_t i = 0; i < n; ++i) {
-      double v = sums_[i][n];
+      double v = sum(solution.column[i], n);
       for (size_t m = 0; m < i; ++m) v -= l[i][m] * k[m];
       k[i] = v / l[i][i];
     }
@@ -307,20 +347,22 @@ class BandFit {
     return bits;
   }
 
-  int64_t saving(size_t n, size_t rows, const std::array<double, kMostTaps>& k) {
-    int64_t sum = 0;
-    for (size_t r = 0; r < rows; ++r) {
-      error(n, r, k);
-      const float *value = at(r, n), *size = at(r, n + 1);
+  // Of the band, in bits.
+  int64_t saving(const Sampled& sample, const Solution& k) {
+    int64_t sum = 0;  // of the sample, 2^-23 bits
+    for (size_t r = 0; r < sample.rows; ++r) {
+      error(sample.taps, r, k);
+      const float *value = at(r, sample.taps), *size = at(r, sample.taps + 1);
       for (size_t x = 0; x < stride_; ++x)
         sum += log2_of(std::abs(value[x]) + 0.5f * size[x]) - log2_of(std::abs(weighted_[x]) + 0.5f * size[x]);
     }
-    return sum;
+    return static_cast<int64_t>(static_cast<double>(sum) / (1 << 23) * sample.scale);
   }
 
   size_t stride_ = 0, columns_ = 0;
   std::vector<float> data_, weight_, weighted_;
-  std::array<std::array<double, kMostTaps + 1>, kMostTaps + 1> sums_{};
+  std::array<std::array<double, kMostTaps + 3>, kMostTaps + 3> sums_{};  // of products of columns
+  bool left_ = false;
 };
 
 }  // namespace tilevault

@@ -68,10 +68,26 @@ class CoefficientEncoder {
     rows_.resize(tile.planes);
   }
 
-  // low: LL of each plane; c: the tile's coefficients, of which those of this decomposition become what the
-  // prediction leaves.
-  void decompose(unsigned k, const std::vector<LowBand>& low, const std::vector<Reference>& references, int32_t* c) {
+  // The weights of decomposition k. low: LL of each plane; c: the tile's coefficients. across: where it is not
+  // nullptr, becomes the bits that would be saved beyond those by looking left instead of up.
+  void fit(unsigned k, const std::vector<LowBand>& low, const std::vector<Reference>& references, const int32_t* c, int64_t* across) {
+    static constexpr unsigned kFitted = 2;  // where it pays without references
+    const size_t samples = std::max<size_t>((k == 1 ? 2048 : 1024) / tile_.planes, 512);
     references_ = references;
+    for (size_t plane = tile_.planes; plane-- > 0;)
+      for (const Kind kind : {kHH, kLH, kHL}) {
+        const Band b = tile_.band(k, plane, kind);
+        if (b.height == 0 || b.width == 0) continue;
+        if (k > kFitted && references_[plane].first < 0) continue;
+        BandWeights w;
+        taps_.start(tile_, k, plane, kind, references_[plane], low[plane], c);
+        run([&] { fit_.fit(taps_, c + b.offset, samples, w, across); });
+        weights_.set(k, plane, kind, w);
+      }
+  }
+
+  // After fit: the coefficients of this decomposition become what the prediction leaves.
+  void decompose(unsigned k, const std::vector<LowBand>& low, int32_t* c) {
     predict(k, low, c);
     rows_.start(tile_, k, false);
     for (size_t plane = 0; plane < tile_.planes; ++plane)
@@ -129,20 +145,14 @@ class CoefficientEncoder {
     }
   }
 
-  // Fits, then takes the predictions away, last band and row first, because earlier ones are what they come from.
+  // Takes the predictions away, last band and row first, because earlier ones are what they come from.
   void predict(unsigned k, const std::vector<LowBand>& low, int32_t* c) {
-    static constexpr unsigned kFitted = 2;  // where it pays without references
-    const size_t samples = std::max<size_t>((k == 1 ? 2048 : 1024) / tile_.planes, 512);
     for (size_t plane = tile_.planes; plane-- > 0;)
       for (const Kind kind : {kHH, kLH, kHL}) {
-        const Band b = tile_.band(k, plane, kind);
-        if (b.height == 0 || b.width == 0) continue;
-        if (k > kFitted && references_[plane].first < 0) continue;
-        BandWeights w;
-        taps_.start(tile_, k, plane, kind, references_[plane], low[plane], c);
-        run([&] { fit_.fit(taps_, c + b.offset, samples, w); });
-        weights_.set(k, plane, kind, w);
+        const BandWeights& w = weights_.of(k, plane, kind);
         if (!w.used) continue;
+        const Band b = tile_.band(k, plane, kind);
+        taps_.start(tile_, k, plane, kind, references_[plane], low[plane], c);
         predicted_.resize(b.width);
         run([&] {
           for (size_t y = b.height; y-- > 0;) {

@@ -62,75 +62,113 @@ inline size_t segment_plane(const Subbands& tile, unsigned s) { return (tile.pre
 
 class ResolutionEncoder {
  public:
-  // words: all planes. axes: of which a colour transform is tried. Appends the segments to out, their ends to
-  // ends, and returns the number of the axis that has got one, of kind `kind`, or -1.
-  int encode(const Subbands& tile, const int32_t* words, const std::vector<Colour>& axes, Coder coder, std::vector<uint8_t>& out,
-             std::vector<size_t>& ends, ColourKind& kind) {
+  // Decomposition 1, and what is chosen by its bands. words: all planes, of a transposed order transposed.
+  // axes: of which a colour transform is tried.
+  void start(const Subbands& tile, Order order, const int32_t* words, const std::vector<Colour>& axes) {
+    tile_ = tile;
+    order_ = order;
     c_.resize(tile.prefix(tile.levels + 1));
-    scratch_.resize(6 * tile.width + 1);
-    int32_t* c = c_.data();
-    int chosen = -1;
-    Colour colour;
+    scratch_.resize(7 * tile.width + 1);
     references_.assign(tile.planes, Reference{});
+    across_ = 0;
+    colour_ = Colour();
     coder_.start(tile);
     if (tile.levels == 0) {
-      std::copy_n(words, c_.size(), c);
-      chosen = choose(axes, c, segment_plane(tile, 0), kind, colour);
-      colour.apply(c, segment_plane(tile, 0));
+      std::copy_n(words, c_.size(), c_.data());
+      choose(axes, c_.data(), segment_plane(tile, 0));
+    } else {
+      split(1, words);
+      const size_t size = segment_plane(tile, tile.levels);
+      int32_t* segment = c_.data() + tile.prefix(tile.levels);
+      choose(axes, segment, size);
+      finder_.find(tile.planes, size, [&](size_t p) { return segment + p * size; }, references_);
+      coder_.fit(1, coded(1), references_, c_.data(), order == Order::plain ? &across_ : nullptr);
     }
-    for (unsigned k = 1; k <= tile.levels; ++k) {
-      LowBands &low = low_[k & 1], &above = low_[~k & 1];
-      low.resize(tile, k);
-      run([&] { analyse_planes(tile, k, words, above, low); });
-      const unsigned s = tile.levels + 1 - k;
-      int32_t* segment = c + tile.prefix(s);
-      if (k == 1) chosen = choose(axes, segment, segment_plane(tile, s), kind, colour);
-      colour.apply(segment, segment_plane(tile, s));
-      if (k == 1) finder_.find(tile.planes, segment_plane(tile, s), [&](size_t p) { return segment + p * segment_plane(tile, s); }, references_);
-      const std::vector<LowBand>& coded = low.coded(tile, k, colour, coded_);
-      coder_.decompose(k, coded, references_, c);
-      if (k == tile.levels) (colour ? coded_ : low).store(c);
+  }
+
+  // Whether the finest bands would take clearly fewer bits transposed: they do if predictions that look left in
+  // the place of up save more. Less than this is not worth the time that transposed tiles take.
+  bool better_transposed() const {
+    const size_t coefficients = tile_.prefix(tile_.levels + 1) - tile_.prefix(tile_.levels);
+    return tile_.levels != 0 && across_ > static_cast<int64_t>(coefficients / 40);
+  }
+
+  // After start: appends the segments to out, their ends to ends, and returns the number of the axis that has got a
+  // colour transform, of kind `kind`, or -1.
+  int write(Coder coder, std::vector<uint8_t>& out, std::vector<size_t>& ends, ColourKind& kind) {
+    int32_t* c = c_.data();
+    for (unsigned k = 1; k <= tile_.levels; ++k) {
+      if (k > 1) {
+        split(k, nullptr);
+        const unsigned s = tile_.levels + 1 - k;
+        colour_.apply(c + tile_.prefix(s), segment_plane(tile_, s));
+        coder_.fit(k, coded(k), references_, c, nullptr);
+      }
+      coder_.decompose(k, colour_ ? coded_.bands() : low_[k & 1].bands(), c);
+      if (k == tile_.levels) (colour_ ? coded_ : low_[k & 1]).store(c);
     }
     coder_.low(references_, c);
     coder_.write(coder, c, out, ends);
-    return chosen;
+    kind = kind_;
+    return chosen_;
   }
 
  private:
-  void analyse_planes(const Subbands& tile, unsigned k, const int32_t* words, const LowBands& above, const LowBands& low) {
-    const size_t h = tile.height_at(k - 1), w = tile.width_at(k - 1);
+  const std::vector<LowBand>& coded(unsigned k) { return low_[k & 1].coded(tile_, k, colour_, coded_); }
+
+  // Decomposition k of the words, or of LL of the one before.
+  void split(unsigned k, const int32_t* words) {
+    low_[k & 1].resize(tile_, k);
+    run([&] {
+      if (order_ == Order::plain) analyse_planes<Order::plain>(k, words);
+      else analyse_planes<Order::transposed>(k, words);
+    });
+  }
+
+  template <Order order>
+  void analyse_planes(unsigned k, const int32_t* words) {
+    const size_t h = tile_.height_at(k - 1), w = tile_.width_at(k - 1);
+    const LowBands &low = low_[k & 1], &above = low_[~k & 1];
     int32_t* c = c_.data();
-    for (size_t p = 0; p < tile.planes; ++p) {
+    for (size_t p = 0; p < tile_.planes; ++p) {
       const int32_t* from = k == 1 ? words + p * h * w : above[p][0];
       const size_t stride = k == 1 ? w : LowBand::stride(w);
-      analyse(h, w, [&](size_t y, int32_t* row) { std::copy_n(from + y * stride, w, row); }, low_rows(low[p]),
-              band_rows(tile, k, p, kHL, c), band_rows(tile, k, p, kLH, c), band_rows(tile, k, p, kHH, c), scratch_.data());
+      analyse<order>(h, w, [&](size_t y) { return from + y * stride; }, low_rows(low[p]), band_rows(tile_, k, p, kHL, c),
+                     band_rows(tile_, k, p, kLH, c), band_rows(tile_, k, p, kHH, c), scratch_.data());
       for (size_t y = 0; y < low[p].height(); ++y) low[p].close(y);
     }
   }
 
-  int choose(const std::vector<Colour>& axes, const int32_t* segment, size_t size, ColourKind& kind, Colour& colour) {
-    const int chosen = colours_.find(axes, segment, size, kind);
-    if (chosen >= 0) colour = axes[static_cast<size_t>(chosen)].of_kind(kind);
-    return chosen;
+  // The colour transform of the finest coefficients (of each plane `size`), and its result.
+  void choose(const std::vector<Colour>& axes, int32_t* segment, size_t size) {
+    chosen_ = colours_.find(axes, segment, size, kind_);
+    if (chosen_ >= 0) colour_ = axes[static_cast<size_t>(chosen_)].of_kind(kind_);
+    colour_.apply(segment, size);
   }
 
+  Subbands tile_{};
+  Order order_ = Order::plain;
   CoefficientEncoder coder_;
   ColourChoice colours_;
   ReferenceFinder finder_;
   std::vector<Reference> references_;
   LowBands low_[2], coded_;
   std::vector<int32_t> c_, scratch_;
+  Colour colour_;
+  ColourKind kind_;
+  int chosen_ = -1;
+  int64_t across_ = 0;
 };
 
 class ResolutionDecoder {
  public:
-  // Segments: as many as are wanted. sink(plane, y, row) takes the rows of LL of the last one.
+  // Segments: as many as are wanted. sink(plane, y, row) takes the rows of LL of the last one, of a transposed
+  // order its columns.
   template <class Sink>
-  void decode(const Subbands& tile, const Colour& colour, const std::vector<Bytes>& segments, Sink&& sink) {
+  void decode(const Subbands& tile, Order order, const Colour& colour, const std::vector<Bytes>& segments, Sink&& sink) {
     const auto count = static_cast<unsigned>(segments.size());
     c_.resize(tile.prefix(count));
-    scratch_.resize(6 * tile.width + 1);
+    scratch_.resize(7 * tile.width + 1);
     int32_t* c = c_.data();
     coder_.low(tile, segments[0], c);
     colour.undo(c, segment_plane(tile, 0));
@@ -149,11 +187,11 @@ class ResolutionDecoder {
       if (s + 1 < count) next.resize(tile, k - 1);
       for (size_t p = 0; p < tile.planes; ++p) {
         if (s + 1 == count) {
-          run([&] { synthesise_plane(tile, k, p, low[p], [&](size_t y, const int32_t* row) { sink(p, y, row); }); });
+          run([&] { synthesise_plane(tile, order, k, p, low[p], [&](size_t y, const int32_t* row) { sink(p, y, row); }); });
         } else {
           const LowBand to = next[p];
           run([&] {
-            synthesise_plane(tile, k, p, low[p], [&](size_t y, const int32_t* row) {
+            synthesise_plane(tile, order, k, p, low[p], [&](size_t y, const int32_t* row) {
               std::copy_n(row, to.width(), to[y]);
               to.close(y);
             });
@@ -165,10 +203,14 @@ class ResolutionDecoder {
 
  private:
   template <class Sink>
-  void synthesise_plane(const Subbands& tile, unsigned k, size_t p, const LowBand& low, Sink&& sink) {
-    int32_t* c = c_.data();
-    synthesise(tile.height_at(k - 1), tile.width_at(k - 1), low_rows(low), band_rows(tile, k, p, kHL, c), band_rows(tile, k, p, kLH, c),
-               band_rows(tile, k, p, kHH, c), sink, scratch_.data());
+  void synthesise_plane(const Subbands& tile, Order order, unsigned k, size_t p, const LowBand& low, Sink&& sink) {
+    const size_t h = tile.height_at(k - 1), w = tile.width_at(k - 1);
+    const Rows hl = band_rows(tile, k, p, kHL, c_.data()), lh = band_rows(tile, k, p, kLH, c_.data()), hh = band_rows(tile, k, p, kHH, c_.data());
+    if (order == Order::plain) {
+      synthesise<Order::plain>(h, w, low_rows(low), hl, lh, hh, sink, scratch_.data());
+    } else {
+      synthesise<Order::transposed>(h, w, low_rows(low), hl, lh, hh, sink, scratch_.data());
+    }
   }
 
   CoefficientDecoder coder_;

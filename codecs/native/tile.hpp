@@ -10,11 +10,12 @@
 #include "planes.hpp"
 #include "predictor_encoder.hpp"
 #include "resolution.hpp"
+#include "transposed.hpp"
 #include "word_colour.hpp"
 
 namespace tilevault {
 
-enum Transform : uint8_t { kRaw = 0, kConstant = 1, kZstd = 2, kWavelet53 = 3, kPredictor = 4, kPlanes = 5, kClusters = 6 };
+enum Transform : uint8_t { kRaw = 0, kConstant = 1, kZstd = 2, kWavelet53 = 3, kPredictor = 4, kPlanes = 5, kClusters = 6, kWavelet53Transposed = 7 };
 enum class Prefer { resolution, size };
 constexpr unsigned kMinRank = 2, kMaxRank = 5;
 
@@ -47,6 +48,7 @@ struct Shape {
 struct Header {
   Transform transform = kRaw;
   Shape shape;
+  Order order = Order::plain;  // of a kWavelet53Transposed frame transposed; its transform is kWavelet53 here
   // The rest is of kWavelet53 and kPredictor only.
   unsigned levels = 0;
   bool packed = false, colour = false;
@@ -78,9 +80,10 @@ inline Header take_header(Bytes& in, Type type, const Shape& limit, unsigned lev
   Header h;
   const uint8_t transform = take_byte(in), kind = take_byte(in);
   if (transform != kRaw && transform != kConstant && transform != kWavelet53 && transform != kPredictor && transform != kPlanes &&
-      transform != kClusters)
+      transform != kClusters && transform != kWavelet53Transposed)
     throw Corrupt("the frame names a transform that is not known for this type");
-  h.transform = static_cast<Transform>(transform);
+  h.order = transform == kWavelet53Transposed ? Order::transposed : Order::plain;
+  h.transform = transform == kWavelet53Transposed ? kWavelet53 : static_cast<Transform>(transform);
   if ((kind & 7u) != limit.rank) throw Corrupt("the frame's rank is not the chunk's");
   if (kind >> 3 != static_cast<unsigned>(type)) throw Corrupt("the frame's type is not the chunk's");
   h.shape.rank = limit.rank;
@@ -128,9 +131,15 @@ inline void planes_of(const Shape& shape, std::vector<predictor::Plane>& planes)
   for (size_t p = 0; p < count; ++p) planes.push_back({shape.height(), shape.width(), p * size, -1});
 }
 
+inline Subbands coded_bands(const Shape& shape, unsigned levels, Order order) {
+  if (order == Order::plain) return {shape.planes(), shape.height(), shape.width(), levels};
+  return {shape.planes(), shape.width(), shape.height(), levels};
+}
+
 // What one thread keeps between tiles, so that nothing is allocated per tile once it has grown.
 struct Workspace {
-  std::vector<int32_t> words, coefficients, low, scratch;
+  std::vector<int32_t> words, transposed, coefficients, low, scratch;
+  Columns columns;
   std::vector<uint32_t> keys, ranks;
   std::vector<uint8_t> body;
   std::vector<size_t> ends;
@@ -273,7 +282,6 @@ class TileEncoder {
 
   static void encode_wavelet(Type type, const Shape& shape, unsigned levels, const Loaded& loaded, Coder coder, std::vector<uint8_t>& out) {
     Workspace& ws = Workspace::mine();
-    const Subbands tile{shape.planes(), shape.height(), shape.width(), useful_levels(shape.height(), shape.width(), levels)};
     std::vector<Colour> colours;
     std::vector<unsigned> axes;
     for (unsigned axis = 0; axis + 2 < shape.rank; ++axis) {
@@ -281,17 +289,25 @@ class TileEncoder {
       colours.push_back(colour_along(shape, axis));
       axes.push_back(axis);
     }
+    Order order = Order::plain;
+    const unsigned useful = useful_levels(shape.height(), shape.width(), levels);
+    ws.resolution_encoder.start(coded_bands(shape, useful, order), order, ws.words.data(), colours);
+    if (ws.resolution_encoder.better_transposed()) {
+      order = Order::transposed;
+      transpose_planes(ws.words, shape.planes(), shape.height(), shape.width(), ws.transposed);
+      ws.resolution_encoder.start(coded_bands(shape, useful, order), order, ws.transposed.data(), colours);
+    }
     std::vector<uint8_t>& body = ws.body;
     std::vector<size_t>& ends = ws.ends;
     body.clear();
     ends.clear();
     ColourKind kind;
-    const int chosen = ws.resolution_encoder.encode(tile, ws.words.data(), colours, coder, body, ends, kind);
-    frame::put_prefix(out, kWavelet53, type, shape);
-    frame::put_flags(out, tile.levels, loaded.packed, chosen >= 0 ? static_cast<int>(axes[static_cast<size_t>(chosen)]) : -1, kind);
+    const int chosen = ws.resolution_encoder.write(coder, body, ends, kind);
+    frame::put_prefix(out, order == Order::plain ? kWavelet53 : kWavelet53Transposed, type, shape);
+    frame::put_flags(out, useful, loaded.packed, chosen >= 0 ? static_cast<int>(axes[static_cast<size_t>(chosen)]) : -1, kind);
     put_values(type, loaded, out);
     size_t begin = 0;
-    for (unsigned s = 0; s < tile.levels; ++s) {
+    for (unsigned s = 0; s < useful; ++s) {
       frame::put_varint(out, ends[s] - begin);
       begin = ends[s];
     }
@@ -396,6 +412,9 @@ class TileDecoder {
     size_t bytes() const { return chunk.planes() * reduced(chunk.height()) * reduced(chunk.width()) * size; }
     size_t height() const { return reduced(valid.height()); }
     size_t width() const { return reduced(valid.width()); }
+    // Of values that cannot be averaged: whether a row or column of the full size is in the reduced one.
+    bool shows(size_t y) const { return (y & ((size_t{1} << reduce) - 1)) == 0; }
+    uint8_t* shown_row(size_t p, size_t y) const { return shows(y) ? row(p, y >> reduce) : nullptr; }
     // Row y of valid plane p, both at the reduced size.
     uint8_t* row(size_t p, size_t y) const {
       size_t index = 0, unit = 1;
@@ -433,7 +452,7 @@ class TileDecoder {
     std::vector<int32_t> ranks(size);
     for (size_t p = 0; p < h.shape.planes(); ++p) {
       clusters.join(&numbers[2 * p * size], &places[p * size], size, ranks.data());
-      for (size_t y = 0; y < h.shape.height(); ++y) store_values(type, &ranks[y * width], width, keys, t, p, y);
+      for (size_t y = 0; y < h.shape.height(); ++y) store_values(type, &ranks[y * width], width, keys, t.reduce, t.shown_row(p, y), t.width());
     }
   }
 
@@ -491,7 +510,7 @@ class TileDecoder {
     for (unsigned k = 0; k < reduce; ++k) {
       const size_t w = width;
       const Rows nowhere{high.data(), 0};
-      analyse(height, w, [&](size_t y, int32_t* row) { std::copy_n(words + y * w, w, row); },
+      analyse(height, w, [&](size_t y) { return words + y * w; },
               Rows{words, low_size(w)}, nowhere, nowhere, nowhere, ws.scratch.data());
       height = low_size(height);
       width = low_size(w);
@@ -500,20 +519,34 @@ class TileDecoder {
 
   static void decode_wavelet(Bytes in, Type type, const Header& h, unsigned reduce, const Target& t) {
     Workspace& ws = Workspace::mine();
-    const Subbands tile{h.shape.planes(), h.shape.height(), h.shape.width(), h.levels};
+    const Subbands tile = coded_bands(h.shape, h.levels, h.order);
     if (h.packed) read_palette(type, h.shape.samples(), in, ws.keys);
     const unsigned skipped = h.packed ? 0 : std::min(reduce, h.levels);
     std::vector<Bytes> segments;
     take_segments(in, h.levels, h.levels + 1 - skipped, segments);
     const Colour colour = h.colour ? colour_along(h.shape, h.colour_axis, h.colour_kind) : Colour();
+    const size_t width = tile.width_at(skipped), kept = t.reduced(tile.width);
     bool inside = true;
-    ws.resolution_decoder.decode(tile, colour, segments, [&](size_t p, size_t y, const int32_t* row) {
+    const auto store = [&](size_t y, const int32_t* row, uint8_t* out) {
       if (h.packed) {
-        inside &= store_values(type, row, tile.width, ws.keys, t, p, y);
+        inside &= store_values(type, row, width, ws.keys, reduce, t.shows(y) ? out : nullptr, kept);
       } else {
-        inside &= store_words(type, row, tile.width_at(skipped), h.base, reduce == 0, t.row(p, y));
+        inside &= store_words(type, row, width, h.base, reduce == 0, out);
       }
-    });
+    };
+    const unsigned thin = h.packed ? reduce : 0;  // rows that come for one that is shown: 2^thin
+    if (h.order == Order::plain) {
+      ws.resolution_decoder.decode(tile, h.order, colour, segments, [&](size_t p, size_t y, const int32_t* row) {
+        store(y, row, t.row(p, y >> thin));
+      });
+    } else {
+      Columns& columns = ws.columns;
+      columns.start(t.size, t.height(), t.width());
+      ws.resolution_decoder.decode(tile, h.order, colour, segments, [&](size_t p, size_t x, const int32_t* row) {
+        store(x, row, columns.row(x >> thin));
+        if (!h.packed || t.shows(x)) columns.close(x >> thin, [&](size_t y) { return t.row(p, y); });
+      });
+    }
     if (!inside && (reduce == 0 || h.packed)) throw Corrupt("a sample is outside the range of its type");
   }
 
@@ -529,7 +562,7 @@ class TileDecoder {
     for (size_t p = 0; p < ws.planes.size(); ++p) {
       const int32_t* words = ws.coefficients.data() + p * height * width;
       if (h.packed) {
-        for (size_t y = 0; y < height; ++y) inside &= store_values(type, words + y * width, width, ws.keys, t, p, y);
+        for (size_t y = 0; y < height; ++y) inside &= store_values(type, words + y * width, width, ws.keys, t.reduce, t.shown_row(p, y), t.width());
       } else if (t.reduce == 0) {
         for (size_t y = 0; y < height; ++y) inside &= store_words(type, words + y * width, width, h.base, true, t.row(p, y));
       } else {
@@ -553,17 +586,18 @@ class TileDecoder {
     }
   }
 
-  // A row of ranks as values; at a reduced size the even positions of every 2^reduce-th row.
-  static bool store_values(Type type, const int32_t* row, size_t width, const std::vector<uint32_t>& keys, const Target& t, size_t p, size_t y) {
+  // A row of ranks as values, every 2^reduce-th of them to out: `kept` samples. out: nullptr where a reduced size does
+  // not show the row, whose ranks must be sound all the same.
+  static bool store_values(Type type, const int32_t* row, size_t width, const std::vector<uint32_t>& keys, unsigned reduce, uint8_t* out,
+                           size_t kept) {
     uint32_t most = 0;
     for (size_t x = 0; x < width; ++x) most = std::max(most, static_cast<uint32_t>(row[x]));
     const bool inside = most < keys.size();
-    if (!inside || (y & ((size_t{1} << t.reduce) - 1)) != 0) return inside;
-    uint8_t* out = t.row(p, y >> t.reduce);
+    if (!inside || out == nullptr) return inside;
     const uint32_t* values = keys.data();
-    const size_t columns = t.width();
+    const size_t size = size_of(type);
     const auto store = [&](Type as) {
-      for (size_t x = 0; x < columns; ++x) palette_store(as, values[row[x << t.reduce]], out + x * t.size);
+      for (size_t x = 0; x < kept; ++x) palette_store(as, values[row[x << reduce]], out + x * size);
     };
     switch (type) {  // once a row, not for each sample
       case Type::u16: store(Type::u16); break;

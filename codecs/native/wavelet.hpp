@@ -1,7 +1,9 @@
 // The reversible 5/3 wavelet of JPEG 2000 (ISO/IEC 15444-1 Annex F), modulo 2^32, one plane at a time,
 // row by row: a sliding window of three rows stays in the first cache whatever the plane's size.
 //
-// Even positions make the low band. Columns are analysed first, then rows; synthesis runs backwards.
+// Even positions make the low band. Columns are analysed first, then rows; synthesis runs backwards. Of a plane
+// that is given transposed (Order::transposed), rows are the columns of the plane and come first likewise: the
+// bands are the same ones, transposed, HL and LH exchanged.
 #pragma once
 
 #include <algorithm>
@@ -69,15 +71,59 @@ inline void synthesise_row(const int32_t* low, const int32_t* high, size_t n, in
 
 }  // namespace lifting
 
+enum class Order { plain, transposed };
+
+namespace lifting {
+
+// What happens to a row before columns are lifted, and after.
+template <Order order>
+void before_columns(const int32_t* x, size_t n, int32_t* out) {
+  if constexpr (order == Order::plain) {
+    std::copy_n(x, n, out);
+  } else {
+    analyse_row(x, n, out, out + low_size(n));
+  }
+}
+template <Order order>
+void after_columns(const int32_t* x, size_t n, int32_t* low, int32_t* high) {
+  if constexpr (order == Order::plain) {
+    analyse_row(x, n, low, high);
+  } else {
+    std::copy_n(x, low_size(n), low);
+    std::copy_n(x + low_size(n), high_size(n), high);
+  }
+}
+// The inverses; scratch: n + 1 words.
+template <Order order>
+void undo_after_columns(const int32_t* low, const int32_t* high, size_t n, int32_t* x, int32_t* scratch) {
+  if constexpr (order == Order::plain) {
+    synthesise_row(low, high, n, x, scratch);
+  } else {
+    std::copy_n(low, low_size(n), x);
+    std::copy_n(high, high_size(n), x + low_size(n));
+  }
+}
+template <Order order>
+const int32_t* undo_before_columns(const int32_t* x, size_t n, int32_t* out, int32_t* scratch) {
+  if constexpr (order == Order::plain) {
+    return x;
+  } else {
+    synthesise_row(x, x + low_size(n), n, out, scratch);
+    return out;
+  }
+}
+
+}  // namespace lifting
+
 struct Rows {  // a view of a plane's rows
   int32_t* at;
   size_t stride;
   int32_t* operator[](size_t y) const { return at + y * stride; }
 };
 
-// One decomposition of height x width samples. source(y, row) fills a row of samples; the four bands
-// go where ll, hl, lh, hh point. scratch: 5 * width words.
-template <class Source>
+// One decomposition of height x width samples. source(y) is a row of samples; the four bands
+// go where ll, hl, lh, hh point. scratch: 5 * width words. Rows of ll may be those of earlier samples.
+template <Order order = Order::plain, class Source>
 void analyse(size_t height, size_t width, Source&& source, Rows ll, Rows hl, Rows lh, Rows hh, int32_t* scratch) {
   using namespace lifting;
   const size_t nh = high_size(height);
@@ -86,32 +132,32 @@ void analyse(size_t height, size_t width, Source&& source, Rows ll, Rows hl, Row
   int32_t* next = odd + width;
   int32_t* before = next + width;  // the high row above
   int32_t* low = before + width;
-  source(0, even);
+  before_columns<order>(source(0), width, even);
   if (nh == 0) {
-    analyse_row(even, width, ll[0], hl[0]);
+    after_columns<order>(even, width, ll[0], hl[0]);
     return;
   }
   for (size_t i = 0; i < nh; ++i) {
-    source(2 * i + 1, odd);
+    before_columns<order>(source(2 * i + 1), width, odd);
     const bool inside = 2 * i + 2 < height;
-    if (inside) source(2 * i + 2, next);
+    if (inside) before_columns<order>(source(2 * i + 2), width, next);
     const int32_t* below = inside ? next : even;
     for (size_t x = 0; x < width; ++x) odd[x] = sub(odd[x], half(even[x], below[x]));
     const int32_t* above = i != 0 ? before : odd;
     for (size_t x = 0; x < width; ++x) low[x] = add(even[x], quarter(above[x], odd[x]));
-    analyse_row(low, width, ll[i], hl[i]);
-    analyse_row(odd, width, lh[i], hh[i]);
+    after_columns<order>(low, width, ll[i], hl[i]);
+    after_columns<order>(odd, width, lh[i], hh[i]);
     std::swap(before, odd);
     std::swap(even, next);
   }
   if (low_size(height) > nh) {
     for (size_t x = 0; x < width; ++x) low[x] = add(even[x], quarter(before[x], before[x]));
-    analyse_row(low, width, ll[nh], hl[nh]);
+    after_columns<order>(low, width, ll[nh], hl[nh]);
   }
 }
 
-// The inverse. sink(y, row) takes each finished row, in order. scratch: 6 * width + 1 words.
-template <class Sink>
+// The inverse. sink(y, row) takes each finished row, in order. scratch: 7 * width + 1 words.
+template <Order order = Order::plain, class Sink>
 void synthesise(size_t height, size_t width, Rows ll, Rows hl, Rows lh, Rows hh, Sink&& sink, int32_t* scratch) {
   using namespace lifting;
   const size_t nl = low_size(height), nh = high_size(height);
@@ -120,23 +166,25 @@ void synthesise(size_t height, size_t width, Rows ll, Rows hl, Rows lh, Rows hh,
   int32_t* high = last + width;
   int32_t* before = high + width;  // the high row before
   int32_t* odd = before + width;
-  int32_t* row = odd + width;     // scratch of synthesise_row, width + 1
+  int32_t* whole = odd + width;
+  int32_t* row = whole + width;   // scratch of rows, width + 1
+  const auto give = [&](size_t y, const int32_t* x) { sink(y, undo_before_columns<order>(x, width, whole, row)); };
   for (size_t i = 0; i < nl; ++i) {
-    synthesise_row(ll[i], hl[i], width, even, row);
+    undo_after_columns<order>(ll[i], hl[i], width, even, row);
     if (nh != 0) {
-      if (i < nh) synthesise_row(lh[i], hh[i], width, high, row);
+      if (i < nh) undo_after_columns<order>(lh[i], hh[i], width, high, row);
       const int32_t* above = i != 0 ? before : high;
       const int32_t* below = i < nh ? high : before;
       for (size_t x = 0; x < width; ++x) even[x] = sub(even[x], quarter(above[x], below[x]));
       if (i != 0) {
         for (size_t x = 0; x < width; ++x) odd[x] = add(before[x], half(last[x], even[x]));
-        sink(2 * i - 1, odd);
+        give(2 * i - 1, odd);
       }
     }
-    sink(2 * i, even);
+    give(2 * i, even);
     if (i + 1 == nl && nh == nl) {
       for (size_t x = 0; x < width; ++x) odd[x] = add(high[x], half(even[x], even[x]));
-      sink(2 * i + 1, odd);
+      give(2 * i + 1, odd);
     }
     std::swap(before, high);
     std::swap(last, even);

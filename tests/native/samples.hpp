@@ -46,3 +46,28 @@ inline std::vector<uint8_t> make_tile(tilevault::Type type, const tilevault::Sha
   }
   return bytes;
 }
+
+// The frame of a tile that is coded transposed, which encoders choose for few; no colour, not packed.
+inline std::vector<uint8_t> transposed_frame(const std::vector<uint8_t>& samples, tilevault::Type type, const tilevault::Shape& shape,
+                                             unsigned levels, tilevault::Coder coder) {
+  using namespace tilevault;
+  const unsigned useful = useful_levels(shape.height(), shape.width(), levels);
+  BaseOf middle(type);
+  middle.add(samples.data(), shape.samples());
+  std::vector<int32_t> words(shape.samples()), turned;
+  load_words(type, samples.data(), shape.samples(), middle.base(), words.data());
+  transpose_planes(words, shape.planes(), shape.height(), shape.width(), turned);
+  std::vector<uint8_t> body, out;
+  std::vector<size_t> ends;
+  ColourKind kind;
+  ResolutionEncoder encoder;
+  encoder.start(coded_bands(shape, useful, Order::transposed), Order::transposed, turned.data(), {});
+  encoder.write(coder, body, ends, kind);
+  frame::put_prefix(out, kWavelet53Transposed, type, shape);
+  frame::put_flags(out, useful, false, -1, kind);
+  if (size_of(type) == 4)
+    for (unsigned i = 0; i < 4; ++i) out.push_back(static_cast<uint8_t>(middle.base() >> (8 * i)));
+  for (unsigned s = 0; s < useful; ++s) frame::put_varint(out, ends[s] - (s != 0 ? ends[s - 1] : 0));
+  out.insert(out.end(), body.begin(), body.end());
+  return out;
+}

@@ -41,6 +41,11 @@ constexpr Path kPaths[] = {{"raw", kRaw, false, Prefer::resolution, Coder::ans},
                            {"clusters", kClusters, false, Prefer::resolution, Coder::ans}};
 const Path* only = nullptr;  // all of them
 
+// The wavelet's paths have transposed tiles, too.
+bool is_of(uint8_t transform, const Path& path) {
+  return transform == path.transform || (transform == kWavelet53Transposed && path.transform == kWavelet53);
+}
+
 bool take_path(const char* argument) {
   if (std::strncmp(argument, "--path=", 7) != 0) return false;
   for (const Path& path : kPaths)
@@ -69,7 +74,7 @@ Shape chosen_shape(const uint8_t* c) {
 // What the path says about a frame's first bytes; the header is otherwise the fuzzer's.
 void bend(uint8_t* frame, size_t size, Type type, const Shape& shape) {
   if (only == nullptr || size < 2) return;
-  frame[0] = only->transform;
+  if (!is_of(frame[0], *only)) frame[0] = only->transform;
   frame[1] = static_cast<uint8_t>(shape.rank | static_cast<unsigned>(type) << 3);
   if (only->transform != kWavelet53 && only->transform != kPredictor) return;
   size_t at = 2;
@@ -145,11 +150,12 @@ void listed_frame(const Path& path, Type type, const Shape& shape, Random& rando
   const uint32_t count = static_cast<uint32_t>(std::min<size_t>(n, 20));
   for (uint32_t i = 0; i < count; ++i) keys.push_back(first + 3 * i + i / 5);
   for (size_t i = 0; i < n; ++i) ranks[i * size_of(narrow)] = static_cast<uint8_t>(random.below(count));
-  encode(ranks, narrow, shape, false, path.prefer, path.coder, nested);
-  if (nested[0] != path.transform) return;
+  if (path.transform == kWavelet53 && random.below(3) == 0) nested = transposed_frame(ranks, narrow, shape, kLevels, path.coder);
+  else encode(ranks, narrow, shape, false, path.prefer, path.coder, nested);
+  if (!is_of(nested[0], path)) return;
   size_t at = 2;
   for (unsigned i = 0; i < shape.rank; ++i) at += shape.extent[i] < 128 ? 1 : 2;
-  frame::put_prefix(frame, path.transform, type, shape);
+  frame::put_prefix(frame, static_cast<Transform>(nested[0]), type, shape);
   frame.push_back(static_cast<uint8_t>(nested[at] | 16));
   write_palette(keys, frame);
   frame.insert(frame.end(), nested.begin() + static_cast<std::ptrdiff_t>(at) + 1, nested.end());
@@ -170,6 +176,8 @@ std::vector<uint8_t> seed_input(Random& random) {
       frame.clear();
       frame::put_prefix(frame, kRaw, type, shape);
       frame.insert(frame.end(), tile.begin(), tile.end());
+    } else if (path.transform == kWavelet53 && !path.packed && random.below(3) == 0) {
+      frame = transposed_frame(make_tile(type, shape, random.below(kTextures), random), type, shape, kLevels, path.coder);
     } else {
       const unsigned texture = path.transform == kConstant ? 1 : random.below(kTextures);
       const Prefer prefer = path.transform == kPlanes && random.below(2) != 0 ? Prefer::size : path.prefer;
@@ -177,7 +185,7 @@ std::vector<uint8_t> seed_input(Random& random) {
     }
     input.assign(choices, choices + kChoices);
     input.insert(input.end(), frame.begin(), frame.end());
-    if (!frame.empty() && frame[0] == path.transform) break;
+    if (!frame.empty() && is_of(frame[0], path)) break;
   }
   return input;
 }

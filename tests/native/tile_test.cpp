@@ -62,6 +62,32 @@ void round_trips(Random& random) {
         }
 }
 
+// Any tile comes back from a frame that is coded transposed, and each of its sizes is that of other frames.
+void transposed_tiles(Random& random) {
+  const Shape shapes[] = {shape_of({1, 1}), shape_of({1, 37}), shape_of({37, 1}), shape_of({2, 2}), shape_of({33, 65}),
+                          shape_of({3, 40, 7}), shape_of({130, 96})};
+  for (const Shape& shape : shapes)
+    for (unsigned type = 0; type < kTypes; ++type)
+      for (unsigned texture = 0; texture < kTextures; ++texture) {
+        const Type t = static_cast<Type>(type);
+        const auto samples = make_tile(t, shape, texture, random);
+        std::vector<uint8_t> other, out, expected;
+        TileEncoder::encode(samples.data(), t, shape, kLevels, false, Prefer::size, Coder::ans, other);
+        auto data = transposed_frame(samples, t, shape, kLevels, texture % 2 != 0 ? Coder::ans : Coder::huffman);
+        for (unsigned reduce = 0; reduce <= kLevels; ++reduce) {
+          CHECK(decodes(data.data(), data.size(), t, shape, reduce, out));
+          CHECK(decodes(other.data(), other.size(), t, shape, reduce, expected));
+          CHECK(out == expected);
+        }
+        CHECK(!decodes(data.data(), data.size() - 1, t, shape, 0, out));
+        for (size_t bit = 0; bit < 8 * data.size() && bit < 300; ++bit) {
+          data[bit / 8] = static_cast<uint8_t>(data[bit / 8] ^ 1u << bit % 8);
+          decodes(data.data(), data.size(), t, shape, static_cast<unsigned>(bit % (kLevels + 1)), out);
+          data[bit / 8] = static_cast<uint8_t>(data[bit / 8] ^ 1u << bit % 8);
+        }
+      }
+}
+
 #ifdef TILEVAULT_DISPATCH
 // The kernels of a row for AVX2 give what the plain ones give.
 void kernels_agree(Random& random) {
@@ -196,6 +222,7 @@ void threats(Random& random) {
 int main() {
   Random random{88172645463325252ull};
   round_trips(random);
+  transposed_tiles(random);
   colours_come_back(random);
   rows_of_tokens(random);
   threats(random);
