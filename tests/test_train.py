@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dicom_builder
 import nn_twin
 import tiff_builder
 from tilevault.codecs import _native
@@ -20,7 +22,16 @@ from tilevault.codecs.models.blob import SUM_LIMIT, Model, NetworkWriter, read_n
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
 
-from tilevault.codecs.models import crops, integer, quantise, tables, training, transform  # noqa: E402
+from tilevault.codecs.models import (  # noqa: E402
+    crops,
+    integer,
+    pool,
+    quantise,
+    restart,
+    tables,
+    training,
+    transform,
+)
 from tilevault.codecs.models.networks import EntropyNetwork, RestorationNetwork  # noqa: E402
 from tilevault.workflows.train import Plan, collect, curves, train  # noqa: E402
 
@@ -31,6 +42,7 @@ SETTINGS = training.Settings(
     fine=(8, 1),
     coarse=(8, 1),
     restoration=(8, 1),
+    looks=2,
     report_every=1,
 )
 
@@ -81,6 +93,34 @@ def test_a_killed_training_continues_to_the_same_model(
     assert (again.stage, again.iteration) == (training.STAGES.index(stage), iteration - 1)
     again.run(checkpoint)
     assert training.finished(again, COUNTS).digest == model.digest
+
+
+def test_a_training_of_restoration_alone_keeps_the_rest_of_its_model(
+    material: crops.Crops, model: Model
+) -> None:
+    alone = dataclasses.replace(SETTINGS, iterations={"entropy": 0, "choice": 0, "restoration": 3})
+    made = training.Training(alone, material, model)
+    before = {name: value.clone() for name, value in made.entropy.state_dict().items()}
+    made.run()
+    assert all((made.entropy.state_dict()[name] == value).all() for name, value in before.items())
+    other = training.finished(made, COUNTS)
+    assert other.networks[:4] == model.networks[:4]
+    assert other.networks[4] != model.networks[4]
+    assert (other.frequencies == model.frequencies).all()
+    assert made.settings.base == model.digest
+
+
+def test_a_model_that_is_not_trained_on_stays_what_it_is(material: crops.Crops, model: Model) -> None:
+    nothing = dataclasses.replace(SETTINGS, iterations=dict.fromkeys(training.STAGES, 0))
+    made = training.Training(nothing, material, model)
+    made.run()
+    assert training.finished(made, COUNTS).digest == model.digest
+
+
+def test_a_model_of_other_networks_is_refused(material: crops.Crops, model: Model) -> None:
+    for shape, why in (((8, 2), "fewer layers|a layer of"), ((12, 1), "a layer of")):
+        with pytest.raises(InvalidRequest, match=why):
+            training.Training(dataclasses.replace(SETTINGS, restoration=shape), material, model)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(trained: training.Training, tmp_path: Path) -> None:
@@ -193,6 +233,36 @@ def test_restoration_integers_stay_near_the_floats() -> None:
     assert (exact - found / 256).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_networks_come_back_from_their_integers(seed: int) -> None:
+    """What the integers compute, floats made of them compute, too; and they are no new network each time."""
+    draw = np.random.default_rng(seed)
+    features = torch.from_numpy(draw.integers(-70, 70, (1, 1, 40, 44))).double()
+    network = shaken(RestorationNetwork(12, 2))
+    blob = quantise.restoration_blob(network, observed(network, features / 16))
+    again = RestorationNetwork(12, 2).double()
+    restart.load_restoration(again, blob)
+    (whole,) = integer.integer_network(blob)(features)
+    with torch.no_grad():
+        assert (again(features / 16).clamp(-1, 1) - whole / 256).abs().max() < 0.02
+        assert whole.abs().max() > 100
+
+    entropy = shaken(EntropyNetwork(12, 2))
+    features = torch.from_numpy(draw.integers(-500, 500, (1, 6, 20, 20))).double()
+    blobs = quantise.entropy_blobs(entropy, observed(entropy, features / 128, features.flip(-1) / 128))
+    back = EntropyNetwork(12, 2).double()
+    restart.load_entropy(back, *blobs)
+    with torch.no_grad():
+        hidden, first = back.first_pass(features / 128)
+        second = back.second_pass(hidden, features.flip(-1) / 128)
+    first_network, second_network = (integer.integer_network(blob) for blob in blobs)
+    state, early = first_network(features)
+    (late,) = second_network(state, features.flip(-1))
+    for exact, found in ((first, early), (second, late)):
+        assert (exact[:, :3] - found[:, :3] / 8).abs().max() < 0.08
+        assert ((exact[:, 3:].clamp(-4, 9) + 4) * 63 / 13 - found[:, 3:]).abs().max() < 0.7
+
+
 def test_no_sum_can_overflow() -> None:
     """Weights far beyond what training gives are either scaled into the limit or refused."""
     network = shaken(EntropyNetwork(8, 1))
@@ -268,6 +338,47 @@ def test_crops_come_again_with_their_seed(material: crops.Crops) -> None:
     assert all(c.samples.shape == (crops.SIDE, crops.SIDE) and c.step >= 1 for c in one)
 
 
+def test_coarse_steps_are_drawn_more_often(material: crops.Crops) -> None:
+    even, coarse = (np.median([c.step for c in material.batch((3,), 60, k)]) for k in (1.0, 3.0))
+    assert coarse > 1.5 * even
+
+
+def test_kinds_count_by_the_root_of_their_images() -> None:
+    """Four images of one kind, one of another: twice as many crops, not four times."""
+    many, few = (np.full((200, 200), level, np.int32) + np.arange(200) % 9 for level in (0, 100))
+    drawn = crops.Crops({"many": [[many]] * 4, "few": [[few]]}).batch((1,), 300)
+    share = np.mean([c.samples.min() < 50 for c in drawn])
+    assert 0.58 < share < 0.75
+
+
+def test_a_pool_codes_each_crop_once_and_shows_windows_of_it(material: crops.Crops) -> None:
+    coded: list[int] = []
+
+    def decode(given: list[crops.Crop]) -> tuple[np.ndarray, np.ndarray]:
+        coded.append(len(given))
+        samples = np.stack([crop.samples for crop in given])
+        return samples - samples.min(), samples * 0.001
+
+    shown = pool.Pool(material, decode, (7,), 12, 1.0)
+    features, errors = shown.looks((1, 2), 5)
+    again = pool.Pool(material, decode, (7,), 12, 1.0)
+    again.looks((9, 9), 40)  # another order of coding
+    for a, b in zip((features, errors), again.looks((1, 2), 5), strict=True):
+        assert a.shape == (5, 1, pool.WINDOW, pool.WINDOW)
+        assert (a == b).all()
+    assert (features[0] != features[1]).any()
+    assert sum(coded) <= 24
+
+
+def test_what_restoration_gains_is_counted_at_the_best_strength_of_each_block() -> None:
+    error = torch.ones(1, 1, 64, 128)
+    correction = torch.cat([torch.full((1, 1, 64, 64), 2.0), torch.full((1, 1, 64, 64), -1.0)], 3)
+    # Half of the first correction takes the error away; none of the second is wanted.
+    expected = 10 * np.log10((1 + 1e-3) / (0.5 + 1e-3))
+    assert float(training.gained(error, correction)[0]) == pytest.approx(expected, abs=1e-4)
+    assert float(training.gained(error, 0 * correction)[0]) == 0
+
+
 def test_planes_that_teach_nothing_are_left_out() -> None:
     assert not crops.planes_of(np.zeros((200, 200), np.uint8))
     assert not crops.planes_of(np.arange(400, dtype=np.uint16).reshape(20, 20))
@@ -325,6 +436,57 @@ def test_the_whole_way(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert made["images"]["held_out"] == ["scene2.tif"]
     with pytest.raises(Conflict):
         train([str(folder)], str(target))
+
+
+def test_going_on_from_a_model(
+    folder: Path, tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = {name: getattr(SETTINGS, name) for name in ("fine", "coarse", "restoration")}
+    real = training.Settings
+    monkeypatch.setattr(training, "Settings", lambda *of, **more: real(*of, **{**more, **shapes}))
+    monkeypatch.setattr(training, "Counts", lambda: COUNTS)
+    base, target = tmp_path / "base.tvlm", tmp_path / "better.tvlm"
+    base.write_bytes(model.to_bytes())
+    plan = Plan(iterations=1, base=str(base), stages=("restoration",))
+    stages: set[str] = set()
+    train([str(folder)], str(target), plan, lambda p: stages.add(p.stage))
+    assert stages == {"restoration"}
+    made = Model.from_bytes(target.read_bytes())
+    assert made.networks[:4] == model.networks[:4] != made.networks[4]
+    told = json.loads((tmp_path / "better.tvlm.train" / "training.json").read_text())
+    assert told["base"] == model.digest
+
+
+def test_what_cannot_be_gone_on_from_is_refused(folder: Path, tmp_path: Path) -> None:
+    target = str(tmp_path / "m.tvlm")
+    with pytest.raises(InvalidRequest, match="a model to begin with"):
+        train([str(folder)], target, Plan(stages=("restoration",)))
+    with pytest.raises(InvalidRequest, match="cannot read"):
+        train([str(folder)], target, Plan(base=str(tmp_path / "none.tvlm")))
+    (tmp_path / "none.tvlm").write_bytes(b"nothing of the kind")
+    with pytest.raises(ModelMismatch):
+        train([str(folder)], target, Plan(base=str(tmp_path / "none.tvlm")))
+
+
+def test_frames_are_learned_from_where_nothing_was_lost(tmp_path: Path) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    words = (texture(5, (128, 128)) // 8).astype(np.uint8)
+    rows = b"".join(bytes([127]) + row.tobytes() for row in words)
+    streams = {
+        "1.2.840.10008.1.2.5": struct.pack("<16I", 1, 64, *[0] * 14) + rows,
+        "1.2.840.10008.1.2.4.50": imagecodecs.jpeg8_encode(words, level=95),
+    }
+    form = {"Rows": 128, "Columns": 128, "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+    for i, (syntax, stream) in enumerate(streams.items()):
+        value = dicom_builder.encapsulate([[stream + bytes(len(stream) % 2)]])
+        form["SOPInstanceUID"] = f"1.2.3.{i}"
+        form["SeriesInstanceUID"] = f"1.2.4.{i}"
+        file = dicom_builder.image(value, syntax, vr="OB", length=0xFFFFFFFF, **form)
+        (tmp_path / f"{i}.dcm").write_bytes(file)
+    material = collect([str(tmp_path)])
+    assert (material.names["training"], material.names["left_out"]) == (["0.dcm"], ["1.dcm"])
+    (((plane,),),) = material.training.values()
+    np.testing.assert_array_equal(plane, words)
 
 
 def test_curves_of_one_point_are_drawn() -> None:

@@ -263,6 +263,16 @@ def _train(commands: Any) -> None:
         metavar="N",
         help="length of the training (default 6000)",
     )
+    parser.add_argument(
+        "--from", dest="base", default="", metavar="MODEL", help="begin with the networks of this model"
+    )
+    parser.add_argument(
+        "--stage",
+        action="append",
+        default=[],
+        choices=("entropy", "choice", "restoration"),
+        help="train this one only (may be repeated); the others' networks are those of --from",
+    )
     parser.add_argument("--batch", type=_count, default=6, metavar="N", help="crops at a time (default 6)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which crops (default 0)")
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="cores to use (default 1)")

@@ -417,6 +417,8 @@ def train_command(options: argparse.Namespace, console: Console) -> int:
         seed=options.seed,
         threads=options.workers,
         hold_out=tuple(options.hold_out),
+        base=options.base,
+        stages=tuple(options.stage),
     )
     with console.progress("train", unit="iterations") as progress:
 

@@ -22,6 +22,9 @@ from tilevault.archive.formats import SourceFile, SourceImage, formats
 from tilevault.archive.grid import TileGrid, tile_shape
 from tilevault.archive.image import ImageInfo, ImageReader, Window, values
 from tilevault.codecs.errors import Conflict, InvalidRequest, TilevaultError
+from tilevault.codecs.frame import FrameCodec
+from tilevault.codecs.frame_header import LOSSY, decodes
+from tilevault.codecs.models.blob import Model
 from tilevault.workflows.discover import FileResult, find_files, scan_files
 from tilevault.workflows.placing import os_failure, placed
 
@@ -62,6 +65,10 @@ class Plan:
     threads: int = 1
     hold_out: tuple[str, ...] = ()
     """Names of sources that nothing is learned from; ``*`` stands for any characters."""
+    base: str = ""
+    """Path of a model to begin with."""
+    stages: tuple[str, ...] = ()
+    """Those that are trained; none: all. What the others would have trained is the base's."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +84,16 @@ class Trained:
     """By set of images: ``training`` and, if there are any, ``held_out``."""
 
 
-STAGE_SHARES = {"entropy": 0.2, "choice": 0.8, "restoration": 0.8}
+STAGE_SHARES = {"entropy": 0.2, "choice": 0.8, "restoration": 8.0}
+"""Iterations of the last are far shorter."""
 
 
 def collect(sources: Sequence[str], hold_out: Sequence[str] = (), besides: Path | None = None) -> Material:
     """The planes of all images below ``sources`` that are stored losslessly and mean intensities.
 
-    Left out: encapsulated frames (a codec may have left its traces), labels, masks of one bit, and files
-    that are not sound. ``besides``: a folder that is not looked into. Raises `InvalidRequest` for a source
-    that is not there.
+    Left out: frames in a transfer syntax that loses (its traces would be learned), labels, masks of one bit,
+    and files that are not sound. ``besides``: a folder that is not looked into. Raises `InvalidRequest` for
+    a source that is not there.
     """
     material = Material()
     for image in _images(sources, besides or Path(sources[0], ".")):
@@ -113,7 +121,7 @@ def _images(sources: Sequence[str], besides: Path) -> Iterator[SourceImage]:
 
 def _is_learnable(image: SourceImage, info: ImageInfo) -> bool:
     return (
-        image.codec is None
+        (image.codec is None or (decodes(image.codec) and image.codec not in LOSSY))
         and not info.categorical
         and info.bits_stored != 1
         and info.dtype.kind in "iuf"
@@ -134,20 +142,37 @@ def _planes(image: SourceImage, info: ImageInfo) -> list[NDArray[np.int32]]:
     found: list[NDArray[np.int32]] = []
     try:
         with formats()[image.format].open_reader(image) as reader:
-            for window in _spread_tiles(info):
-                found += planes_of(_filled(reader, window), colour="c" in info.axes)
+            tiles = _tiles(reader) if image.codec is None else _frames(image, image.codec, reader)
+            for tile in tiles:
+                found += planes_of(tile, colour="c" in info.axes)
     except TilevaultError:
         return []  # a source that cannot be read teaches nothing; `add` says what is wrong with it
     return found
 
 
-def _spread_tiles(info: ImageInfo) -> Iterator[Window]:
+def _tiles(reader: ImageReader) -> Iterator[NDArray[Any]]:
+    info = reader.info
     shape = tile_shape(info.shape, info.axes, TILE, info.dtype.itemsize)
     grid = TileGrid.plan(info.shape, shape, info.dtype.itemsize)
-    count = prod(grid.tiles)
+    for index in _spread(grid.tiles):
+        yield _filled(reader, grid.tile_window(index))
+
+
+def _frames(image: SourceImage, syntax: str, reader: Any) -> Iterator[NDArray[Any]]:
+    """Of an image that came as streams; each is decoded whole."""
+    info, chunk = reader.info, tuple(image.layout["chunk"])
+    codec = FrameCodec(syntax, **image.layout["codec"])
+    for index in _spread(tuple(-(-n // m) for n, m in zip(info.shape, chunk, strict=True))):
+        words = codec.decode_tile(reader.read_stream(index), chunk, info.dtype)
+        yield values(words, info)
+
+
+def _spread(counts: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """At most `TILES_PER_IMAGE` positions of a grid."""
+    count = prod(counts)
     for i in range(min(count, TILES_PER_IMAGE)):
         flat = (2 * i + 1) * count // (2 * min(count, TILES_PER_IMAGE))
-        yield grid.tile_window(tuple(int(j) for j in np.unravel_index(flat, grid.tiles)))
+        yield tuple(int(j) for j in np.unravel_index(flat, counts))
 
 
 def _filled(reader: ImageReader, window: Window) -> NDArray[Any]:
@@ -173,16 +198,18 @@ def train(
     """Train on ``sources`` and write ``model``; continues where an earlier run of the same plan ended.
 
     Raises `Conflict` where ``model`` exists, `InvalidRequest` where there is nothing to learn from, where the
-    checkpoint belongs to another plan, and without torch.
+    checkpoint belongs to another plan, where the plan's base has other networks, and without torch;
+    `ModelMismatch` where the base is no model.
     """
     plan, began, target = plan or Plan(), time.monotonic(), Path(model)
     models = _training_module()
     if target.exists():
         raise Conflict(f"there is a file already: {target}", path=str(target))
     folder = target.with_name(target.name + ".train")
+    base = _base(plan)
     material = collect(sources, plan.hold_out, folder)
     models.use_threads(plan.threads)
-    training = models.Training(_settings(plan), _crops(material.training))
+    training = models.Training(_settings(plan), _crops(material.training), base)
     log = _Log(folder)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
@@ -208,7 +235,7 @@ def train(
         len(material.names["training"]),
         measured,
     )
-    log.end(done, plan, material)
+    log.end(done, plan, material, base.digest if base else "")
     return done
 
 
@@ -220,11 +247,27 @@ def _training_module() -> Any:
     return training
 
 
+def _base(plan: Plan) -> Model | None:
+    if not plan.base:
+        if plan.stages:
+            raise InvalidRequest("stages can be left out only where there is a model to begin with")
+        return None
+    try:
+        data = Path(plan.base).read_bytes()
+    except OSError as failure:
+        raise os_failure(failure, f"cannot read {plan.base}") from failure
+    return Model.from_bytes(data)
+
+
 def _settings(plan: Plan) -> "Settings":
     from tilevault.codecs.models.training import Settings
 
-    iterations = {stage: max(1, round(share * plan.iterations)) for stage, share in STAGE_SHARES.items()}
-    return Settings(iterations, batch=plan.batch, seed=plan.seed)
+    iterations = {
+        stage: max(1, round(share * plan.iterations)) if not plan.stages or stage in plan.stages else 0
+        for stage, share in STAGE_SHARES.items()
+    }
+    # A network that has learned is not thrown far from where it is.
+    return Settings(iterations, batch=plan.batch, seed=plan.seed, rate=3e-4 if plan.base else 2e-3)
 
 
 def _crops(planes: Planes) -> "Crops":
@@ -275,9 +318,9 @@ class _Log:
             file.write(json.dumps(asdict(progress)) + "\n")
         self.curves.write_text(curves(self._read()))
 
-    def end(self, done: Trained, plan: Plan, material: Material) -> None:
-        """How the model was made."""
-        document = {**asdict(done), "plan": asdict(plan), "images": material.names}
+    def end(self, done: Trained, plan: Plan, material: Material, base: str) -> None:
+        """How the model was made; ``base``: digest of the model that it began with."""
+        document = {**asdict(done), "plan": asdict(plan), "base": base, "images": material.names}
         self.made.write_text(json.dumps(document, indent=1) + "\n")
 
 

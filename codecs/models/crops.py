@@ -1,7 +1,8 @@
 """Training crops: planes of many images in, crops with a step size out, the same ones for the same seed.
 
-Kinds of images count equally, whatever their number and size: an archive has to serve each. What a crop is
-coded with spans what archives ask for, from previews to nearly lossless.
+Kinds of images count by the square root of their images: an archive has to serve each, and a kind of one
+image has little to teach. What a crop is coded with spans what archives ask for, from previews to nearly
+lossless.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,14 +82,19 @@ class Crops:
         self.kinds = [kind for kind in self.kinds if kind]
         if not self.kinds:
             raise InvalidRequest("no image to learn from: none has a plane of 100 x 100 pixels with content")
+        weights = np.sqrt([len(kind) for kind in self.kinds])
+        self.shares = np.cumsum(weights / weights.sum())[:-1]
 
-    def batch(self, seed: Iterable[int], count: int) -> list[Crop]:
-        """``count`` crops; the same seed gives the same crops."""
+    def batch(self, seed: Iterable[int], count: int, coarse: float = 1.0) -> list[Crop]:
+        """``count`` crops; the same seed gives the same crops.
+
+        ``coarse``: steps are even on a logarithmic scale for 1; the larger it is, the more are coarse.
+        """
         draw = np.random.default_rng(list(seed))
-        return [self._crop(draw) for _ in range(count)]
+        return [self._crop(draw, coarse) for _ in range(count)]
 
-    def _crop(self, draw: np.random.Generator) -> Crop:
-        images = self.kinds[draw.integers(len(self.kinds))]
+    def _crop(self, draw: np.random.Generator, coarse: float) -> Crop:
+        images = self.kinds[int(np.searchsorted(self.shares, draw.random(), side="right"))]
         planes = images[draw.integers(len(images))]
         plane = planes[draw.integers(len(planes))]
         span = int(plane.max()) - int(plane.min())
@@ -97,7 +103,8 @@ class Crops:
             if int(samples.max()) - int(samples.min()) >= LEAST_RANGE:
                 break
             samples = _place(plane, draw)
-        step = max(span * 2.0 ** -draw.uniform(COARSEST, FINEST), 1.0)
+        octaves = COARSEST + (FINEST - COARSEST) * draw.random() ** coarse
+        step = max(span * 2.0**-octaves, 1.0)
         if draw.random() < NOISY:
             noise = draw.normal(size=samples.shape) * step * 2.0 ** draw.uniform(-2, 1)
             samples = np.rint(samples + noise)

@@ -18,13 +18,14 @@ __all__ = ["integer_network"]
 Tensor = Any
 
 
-def integer_network(blob: bytes) -> Callable[..., list[Tensor]]:
+def integer_network(blob: bytes, device: str = "cpu") -> Callable[..., list[Tensor]]:
     """A function of the network's inputs, each float64 of integers (n, channels, h, w), to its outputs.
 
-    Planes that are unshuffled have any size: what is missing to whole positions replicates the border, and
-    outputs are whole positions. Raises `ModelMismatch` for what is no network.
+    ``device``: torch's name of where all of these are. Planes that are unshuffled have any size: what is
+    missing to whole positions replicates the border, and outputs are whole positions. Raises `ModelMismatch`
+    for what is no network.
     """
-    operations = [_operation(record) for record in read_network(blob)]
+    operations = [_operation(record, device) for record in read_network(blob)]
 
     def run(*inputs: Tensor) -> list[Tensor]:
         waiting = list(inputs)
@@ -37,15 +38,15 @@ def integer_network(blob: bytes) -> Callable[..., list[Tensor]]:
     return run
 
 
-def _operation(record: Record) -> Callable[[list[Tensor], list[Tensor], list[Tensor]], None]:
+def _operation(record: Record, device: str) -> Callable[[list[Tensor], list[Tensor], list[Tensor]], None]:
     match record:
         case Input():
             return lambda inputs, tensors, _: tensors.append(_entered(inputs.pop(0), record))
         case Convolution():
-            convolve = _convolution(record)
+            convolve = _convolution(record, device)
             return lambda _, tensors, __: tensors.append(convolve(tensors[record.source]))
         case Add():
-            low, high = _by_channel(record.low), _by_channel(record.high)
+            low, high = _by_channel(record.low, device), _by_channel(record.high, device)
             return lambda _, tensors, __: tensors.append(
                 (tensors[record.a] + tensors[record.b]).clamp(low, high)
             )
@@ -64,21 +65,23 @@ def _entered(x: Tensor, record: Input) -> Tensor:
     return x.clamp(record.low, record.high)
 
 
-def _convolution(record: Convolution) -> Callable[[Tensor], Tensor]:
-    weights, bias = torch.from_numpy(record.weights).double(), torch.from_numpy(record.bias).double()
-    low, high = _by_channel(record.low), _by_channel(record.high)
-    unit = 2.0 ** -_by_channel(record.shift)
+def _convolution(record: Convolution, device: str) -> Callable[[Tensor], Tensor]:
+    weights, bias = (torch.from_numpy(v).double().to(device) for v in (record.weights, record.bias))
+    low, high = _by_channel(record.low, device), _by_channel(record.high, device)
+    unit = 2.0 ** -_by_channel(record.shift, device)
     border = record.weights.shape[-1] // 2
     groups = len(weights) if record.depthwise else 1
 
     def run(x: Tensor) -> Tensor:
         if border:
             x = functional.pad(x, (border,) * 4, mode="replicate")
-        total = functional.conv2d(x, weights, bias, groups=groups)
+        # cuDNN may choose transforms (FFT, Winograd) that round; plain products and sums do not.
+        with torch.backends.cudnn.flags(enabled=False):
+            total = functional.conv2d(x, weights, bias, groups=groups)
         return torch.floor(total * unit + 0.5).clamp(low, high)
 
     return run
 
 
-def _by_channel(values: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(values).double()[:, None, None]
+def _by_channel(values: NDArray[Any], device: str) -> Tensor:
+    return torch.from_numpy(values).double().to(device)[:, None, None]

@@ -4,6 +4,9 @@
 2. ``choice``: the same, on the integers that the encoder chooses by rate and distortion.
 3. ``restoration``: the restoration network, on what these decode to.
 
+A training begins with random networks, or with those of a model; then stages may be left out, and networks
+that are not trained are taken over as they are, tables included.
+
 Crops depend on the seed, the stage and the iteration only, so that a run that was continued has seen what an
 uninterrupted one sees. Afterwards `finished` turns the networks into integers, fits the tables to them and
 checks that all implementations agree; `measured` says what the integers lose.
@@ -12,12 +15,13 @@ checks that all implementations agree; `measured` says what the integers lose.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 from torch import nn
 
 from tilevault.codecs import _native
@@ -39,6 +43,7 @@ from tilevault.codecs.models.coder import (
 from tilevault.codecs.models.crops import Crop, Crops
 from tilevault.codecs.models.integer import integer_network
 from tilevault.codecs.models.networks import EntropyNetwork, RestorationNetwork
+from tilevault.codecs.models.pool import Pool
 from tilevault.codecs.models.quantise import (
     CORRECTION_UNIT,
     FEATURE_QUARTERS,
@@ -47,6 +52,7 @@ from tilevault.codecs.models.quantise import (
     entropy_blobs,
     restoration_blob,
 )
+from tilevault.codecs.models.restart import load_entropy, load_restoration
 from tilevault.codecs.models.tables import fitted, low_pass_rows, raw_bits, starting, table_bits
 from tilevault.codecs.models.transform import fixed_point, inverse_gains, mantissas, nearest_step
 
@@ -74,8 +80,20 @@ LAGRANGES = 6.0, 12.0
 """What networks are trained for, so that an encoder may choose."""
 DEAD_ZONES = 0.12, 0.30
 WARM_UP = 100
+POOL, LOOKS_AT_EACH = 9000, 16
+"""Crops that restoration learns from, at most (1.3 GB), and how often each is looked at, at least."""
+COARSE = 1.7
+"""Half of its crops have steps above 1/24 of the range: below about 40 dB restoration is worth most."""
+STRENGTHS, BLOCK = (0.0, 0.5, 1.0, 1.5), 64
+"""Of a correction; the encoder chooses for each block of 64 x 64 samples."""
+EXACT = 0.1
+"""Share of the restoration stage, its end, that is trained in float32 even where bfloat16 is faster."""
 LEAST_RATE, LEAST_ERROR = 0.02, 1e-3
 """Added before logarithms are taken: bits per sample, squared steps."""
+
+
+HAS_MATRIX_TILES = "amx" in _native.network_paths()
+"""bfloat16 takes half the time of float32 there, and longer elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,10 @@ class Settings:
     coarse: tuple[int, int] = (32, 2)
     """Of all other levels."""
     restoration: tuple[int, int] = (48, 3)
+    looks: int = 8
+    """Windows of 128 x 128 in an iteration of the restoration stage."""
+    base: str = ""
+    """Digest of the model that the training begins with."""
     save_every: float = 300.0
     """Seconds between checkpoints."""
     report_every: int = 50
@@ -147,16 +169,32 @@ class Batch:
 class Training:
     """The networks in training, and where the training stands."""
 
-    def __init__(self, settings: Settings, crops: Crops) -> None:
+    def __init__(self, settings: Settings, crops: Crops, base: Model | None = None) -> None:
+        """``base``: begin with its networks. Raises `InvalidRequest` where they have other shapes."""
         unknown = set(settings.iterations) ^ set(STAGES)
         if unknown:
             raise InvalidRequest(f"iterations are wanted for {STAGES}, found {sorted(settings.iterations)}")
-        self.settings, self.crops = settings, crops
+        self.settings = replace(settings, base=base.digest if base else "")
+        self.crops, self.base = crops, base
         torch.manual_seed(settings.seed)
         self.entropy = nn.ModuleList([EntropyNetwork(*settings.fine), EntropyNetwork(*settings.coarse)])
         self.restoration = RestorationNetwork(*settings.restoration)
+        if base:
+            for i, network in enumerate(self.entropy):
+                load_entropy(network, *base.networks[2 * i : 2 * i + 2])
+            load_restoration(self.restoration, base.networks[4])
+        self.restoration.to(memory_format=torch.channels_last)
         self.stage, self.iteration = 0, 0
         self.optimiser = self._new_optimiser()
+        self.pool = Pool(crops, self._decoded, (settings.seed, len(STAGES)), self._pool_size(), COARSE)
+
+    def trains(self, *stages: str) -> bool:
+        """Whether one of ``stages`` has iterations."""
+        return any(self.settings.iterations[stage] for stage in stages)
+
+    def _pool_size(self) -> int:
+        looks = self.settings.looks * self.settings.iterations["restoration"]
+        return max(1, min(POOL, looks // LOOKS_AT_EACH))
 
     def passes(self) -> list[Passes]:
         """Of the networks in training."""
@@ -199,9 +237,10 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
         at = (self.settings.seed, self.stage, self.iteration)
-        batch = Batch.of(self.crops.batch(at, self.settings.batch))
-        draw = float(np.random.default_rng([*at, 1]).random())
-        loss = self._loss(stage, batch, draw)
+        if stage == "restoration":
+            loss = self._restoration_loss(at, exact=done >= 1 - EXACT)
+        else:
+            loss = self._loss(stage, Batch.of(self.crops.batch(at, self.settings.batch)), at)
         self.optimiser.zero_grad()
         loss.backward()
         for group in self.optimiser.param_groups:
@@ -209,21 +248,30 @@ class Training:
         self.optimiser.step()
         return float(loss.detach())
 
-    def _loss(self, stage: str, batch: Batch, draw: float) -> Tensor:
+    def _loss(self, stage: str, batch: Batch, at: tuple[int, ...]) -> Tensor:
+        draw = float(np.random.default_rng([*at, 1]).random())
         low, high = LAGRANGES
         choose = rate_distortion(logistic_bits, low + (high - low) * draw)
-        if stage == "restoration":
-            with torch.no_grad():
-                coded = code(batch.planes, batch.steps, self.passes(), choose, logistic_bits)
-                features = restoration_features(coded.plane, batch.steps)
-                error = batch.in_steps(batch.planes - coded.plane).float()
-            correction = self.restoration(features.float() / FEATURE_QUARTERS).clamp(-1, 1)
-            before, after = _mean_square(error), _mean_square(error - correction)
-            return 10 * torch.log10((after + LEAST_ERROR) / (before + LEAST_ERROR)).mean()
         if stage == "entropy":
             choose = rounding(DEAD_ZONES[0] + (DEAD_ZONES[1] - DEAD_ZONES[0]) * draw)
         coded = code(batch.planes, batch.steps, self.passes(), choose, logistic_bits)
         return torch.log2(coded.bits / batch.planes[0].numel() + LEAST_RATE).mean()
+
+    def _restoration_loss(self, at: tuple[int, ...], exact: bool) -> Tensor:
+        features, error = self.pool.looks(at, self.settings.looks)
+        fast = HAS_MATRIX_TILES and not exact
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            correction = self.restoration(features / FEATURE_QUARTERS).float().clamp(-1, 1)
+        return gained(error, correction).neg().mean()
+
+    @torch.no_grad()
+    def _decoded(self, crops: list[Crop]) -> tuple[Any, Any]:
+        """See `pool.Decode`."""
+        batch = Batch.of(crops)
+        choose = rate_distortion(logistic_bits, LAGRANGE)
+        coded = code(batch.planes, batch.steps, self.passes(), choose, logistic_bits)
+        features = restoration_features(coded.plane, batch.steps)
+        return features[:, 0].numpy(), batch.in_steps(batch.planes - coded.plane)[:, 0].numpy()
 
     # -- checkpoints
 
@@ -253,6 +301,19 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
+def gained(error: Tensor, correction: Tensor) -> Tensor:
+    """(n,): dB that corrections in steps take from errors (n, 1, h, w), at each block's best strength."""
+
+    def blocks(x: Tensor) -> Tensor:
+        whole = functional.pad(x.square(), (0, -x.shape[-1] % BLOCK, 0, -x.shape[-2] % BLOCK))
+        return functional.avg_pool2d(whole, BLOCK, divisor_override=1)
+
+    left = torch.stack([blocks(error - s * correction) for s in STRENGTHS]).amin(0).sum((1, 2, 3))
+    before = error.square().sum((1, 2, 3))
+    least = LEAST_ERROR * error[0].numel()
+    return 10 * torch.log10((before + least) / (left + least))
+
+
 def use_threads(count: int) -> None:
     """Cores that torch may take. Sums are taken in another order then: weights differ in their last bits."""
     torch.set_num_threads(count)
@@ -266,51 +327,55 @@ def _comparable(settings: Settings) -> dict[str, Any]:
     return {**fields, "iterations": dict(settings.iterations)}
 
 
-def _mean_square(x: Tensor) -> Tensor:
-    return x.square().mean((1, 2, 3))
-
-
 # -- export
 
 
 def finished(training: Training, counts: Counts | None = None) -> Model:
-    """The integer model of trained networks.
+    """The integer model of trained networks; those of stages that were left out, and tables, are the base's.
 
     Raises `ModelMismatch` where the implementations of the integer networks do not agree.
     """
-    counts = counts or Counts()
+    counts, base = counts or Counts(), training.base
     with torch.no_grad():
         entropy, restoration = _as_integers(training, _drawn(training, 0, counts.calibration))
-        passes = _integer_passes([*entropy[0], *entropy[1]])
-        raw = raw_bits()
-        frequencies = starting(raw)
-        coded: list[Coded] = []
-        for use in (1, 2):  # the second time with the choices that the first tables lead to
-            bits = table_bits(frequencies, raw)
-            choose = rate_distortion(bits, LAGRANGE)
-            coded = [
-                code(batch.planes, batch.steps, passes, choose, bits, keep=True)
-                for batch in _drawn(training, use, counts.fitting)
-            ]
-            frequencies = fitted([part for c in coded for part in c.seen], raw)
-        low_rows = low_pass_rows([c.low for c in coded], table_bits(frequencies, raw))
-    model = Model(
+        if base and not training.trains("restoration"):
+            restoration = base.networks[4]
+        if base and not training.trains("entropy", "choice"):
+            model = replace(base, networks=(*base.networks[:4], restoration))
+        else:
+            model = _with_tables(training, (*entropy[0], *entropy[1], restoration), counts.fitting)
+    conformance(model)
+    return model
+
+
+def _with_tables(training: Training, networks: tuple[bytes, ...], batches: int) -> Model:
+    """A model whose tables are fitted to what its networks see."""
+    passes, raw = _integer_passes(networks[:4]), raw_bits()
+    frequencies = starting(raw)
+    coded: list[Coded] = []
+    for use in (1, 2):  # the second time with the choices that the first tables lead to
+        bits = table_bits(frequencies, raw)
+        choose = rate_distortion(bits, LAGRANGE)
+        coded = [
+            code(batch.planes, batch.steps, passes, choose, bits, keep=True)
+            for batch in _drawn(training, use, batches)
+        ]
+        frequencies = fitted([part for c in coded for part in c.seen], raw)
+    return Model(
         logarithms=logarithms(),
         mantissas=mantissas(),
         inverse_gains=inverse_gains(),
-        low_rows=low_rows,
+        low_rows=low_pass_rows([c.low for c in coded], table_bits(frequencies, raw)),
         raw_bits=raw,
         frequencies=frequencies,
-        networks=(*entropy[0], *entropy[1], restoration),
+        networks=networks,
     )
-    conformance(model)
-    return model
 
 
 def _drawn(training: Training, use: int, count: int, crops: Crops | None = None) -> Iterator[Batch]:
     """Batches of crops that no stage has seen."""
     for i in range(count):
-        at = (training.settings.seed, len(STAGES) + use, i)
+        at = (training.settings.seed, len(STAGES) + 1 + use, i)
         yield Batch.of((crops or training.crops).batch(at, training.settings.batch))
 
 
@@ -376,9 +441,7 @@ def _row_bits(q: Tensor, mean: Tensor, row: Tensor) -> Tensor:
 def restoration_gain(blob: bytes, batch: Batch, decoded: Tensor) -> Tensor:
     """(n,): dB that the integer restoration network adds to each decoded plane."""
     (correction,) = integer_network(blob)(restoration_features(decoded, batch.steps).double())
-    error = batch.in_steps(batch.planes - decoded)
-    before, after = _mean_square(error), _mean_square(error - correction / CORRECTION_UNIT)
-    return 10 * torch.log10((before + LEAST_ERROR) / (after + LEAST_ERROR))
+    return gained(batch.in_steps(batch.planes - decoded), correction / CORRECTION_UNIT)
 
 
 def conformance(model: Model, rows: int = 13, columns: int = 21) -> None:

@@ -21,6 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import imagecodecs
 from lossless_images import images
 from lossy_curves import Curves, speeds

@@ -3,7 +3,7 @@
 The Bjontegaard delta rate is the mean difference of log(bits) over the PSNR that both curves reach, each
 interpolated by PCHIP (SciPy's) through its points; points that cost more and give less are left out. Compared
 is what serves: 30 to 60 dB, for bytes 28 to 50, and no quality that OpenJPEG reaches below 0.05 bits per
-sample, where headers would be compared.
+sample, where headers would be compared (0.01 between curves of ours).
 """
 
 import hashlib
@@ -23,11 +23,13 @@ from scipy.interpolate import PchipInterpolator
 
 from tilevault.codecs.metrics import PSNR_EXACT, measure, squared_error
 
-__all__ = ["Curves", "along", "bd_rate", "frontier", "relative_rates", "speeds"]
+__all__ = ["LEAST_BITS", "SAME_HEADERS", "Curves", "along", "bd_rate", "frontier", "relative_rates", "speeds"]
 
 Point = dict[str, float]
 LEAST_BITS = 0.05
 """Per sample: cheaper points of the anchor are not compared."""
+SAME_HEADERS = 0.01
+"""In its place where both curves are ours."""
 LEAST_OVERLAP = 3.0
 """Decibels that two curves must share."""
 RING = 8
@@ -121,17 +123,19 @@ def ms_ssim_decibels(point: Point) -> float:
     return -10 * log10(max(1 - point["ms_ssim"], 1e-9))
 
 
-def _range(case: Case, anchor: Sequence[Point], other: Sequence[Point], ms: bool) -> tuple[float, float]:
+def _range(
+    case: Case, anchor: Sequence[Point], other: Sequence[Point], ms: bool, least: float = LEAST_BITS
+) -> tuple[float, float]:
     """What both curves reach of what is compared; (0, 0) where that is nothing."""
     value = ms_ssim_decibels if ms else _psnr
     curves = [frontier(points, value) for points in (anchor, other)]
     if min(len(quality) for quality, _ in curves) < 3:
         return 0.0, 0.0
     (quality, bits), _ = curves
-    if bits[-1] <= np.log(LEAST_BITS):
+    if bits[-1] <= np.log(least):
         return 0.0, 0.0
     low, high = (-np.inf, np.inf) if ms else (targets(case)[0], targets(case)[-1])
-    low = max(low, float(np.interp(np.log(LEAST_BITS), bits, quality)), *(q[0] for q, _ in curves))
+    low = max(low, float(np.interp(np.log(least), bits, quality)), *(q[0] for q, _ in curves))
     return float(low), float(min(high, *(q[-1] for q, _ in curves)))
 
 
@@ -141,13 +145,15 @@ def bd_rate(
     other: Sequence[Point],
     ms: bool = False,
     below: float = math.inf,
+    least: float = LEAST_BITS,
 ) -> tuple[float, float, float] | None:
     """(percent more bits than ``anchor``, from dB, to dB); None where the curves share too little.
 
     ``ms``: at equal MS-SSIM in decibels, in the place of PSNR. ``below``: only up to so many dB.
+    ``least``: cheaper points of the anchor, in bits per sample, are not compared.
     """
     value = ms_ssim_decibels if ms else _psnr
-    low, high = _range(case, anchor, other, ms)
+    low, high = _range(case, anchor, other, ms, least)
     high = min(high, below)
     if high - low < LEAST_OVERLAP:
         return None
@@ -184,7 +190,7 @@ def speeds(
     """
     jobs: dict[str, list[tuple[Case, float]]] = {}
     for coder in coders:
-        if all(coder.takes(case) for case in chosen):
+        if not coder.counted and all(coder.takes(case) for case in chosen):
             jobs[coder.name] = [(c, _nearest(curves.of(coder, c), decibels)) for c in chosen]
     times: dict[str, dict[str, list[float]]] = {name: {} for name in jobs}
     for _ in range(repeat):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lossy_curves import along, bd_rate, relative_rates
+from lossy_curves import LEAST_BITS, SAME_HEADERS, along, bd_rate, relative_rates
 from lossy_field import Case
 
 __all__ = ["bd_table", "plot_curves", "plot_rates", "report"]
@@ -59,15 +59,19 @@ def bd_table(
     anchor: str = ANCHOR,
     ms: bool = False,
     below: float = math.inf,
+    least: float = LEAST_BITS,
 ) -> Delta:
-    """Image -> curve -> BD-rate in percent: the mean over the image's tiles; ``below``: so many dB."""
+    """Image -> curve -> BD-rate in percent: the mean over the image's tiles.
+
+    ``below``: so many dB; ``least``: bits per sample of the anchor.
+    """
     found: dict[str, dict[str, list[float]]] = {}
     for key, case in record["cases"].items():
         curves = case["curves"]
         for name in names(record):
             ways = JXL if name == JXL[0] else (name,)
             deltas = [
-                bd_rate(chosen[key], curves[anchor], curves[way], ms, below)
+                bd_rate(chosen[key], curves[anchor], curves[way], ms, below, least)
                 for way in ways
                 if way in curves and anchor in curves
             ]
@@ -114,18 +118,19 @@ def _ablation(record: Record, chosen: Mapping[str, Case]) -> Iterator[str]:
         return
     for below in (math.inf, LOW_RATES):
         where = "" if below == math.inf else f", below {below:g} dB"
-        yield f"\n## Ablation: BD-rate of each variant against the one before it{where}, %\n"
+        yield f"\n## Ablation: BD-rate of each variant against the one before it{where}, % (images)\n"
         yield "| kind | " + " | ".join(f"{b} against {a}" for a, b in pairwise(ours)) + " |"
         yield "|---" * len(ours) + "|"
         groups = _groups(record)
-        steps = [bd_table(record, chosen, a, below=below) for a in ours[:-1]]
+        steps = [bd_table(record, chosen, a, below=below, least=SAME_HEADERS) for a in ours[:-1]]
         for kind, members in SETS.items():
-            means = [
-                _mean([row[b] for image, row in step.items() if groups[image] in members and b in row])
+            found = [
+                [row[b] for image, row in step.items() if groups[image] in members and b in row]
                 for step, b in zip(steps, ours[1:], strict=True)
             ]
-            if any(m == m for m in means):
-                yield f"| {kind} | {_cells(means)} |"
+            if any(found):
+                cells = [f"{_cells([_mean(rates)])} ({len(rates)})" for rates in found]
+                yield f"| {kind} | {' | '.join(cells)} |"
 
 
 def _quality_table(record: Record) -> Iterator[str]:
