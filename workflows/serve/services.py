@@ -7,13 +7,13 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import prod
-from pathlib import Path
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tilevault.archive.cache import TileCache
 from tilevault.archive.store import Archive, Image
 from tilevault.codecs.errors import Busy, ImageNotFound, TilevaultError
 from tilevault.workflows.serve.access import NO_IMAGE, Principal, Subject
@@ -44,7 +44,7 @@ class Services:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.archive = Archive.open(Path(settings.archive))
+        self.archive = Archive.open(settings.archive, cache=TileCache(settings.cache_bytes // 2))
         self.catalogue = Catalogue(self.archive, FRESH_SECONDS)
         self.tokens = Tokens(settings.tokens)
         self.access_log = AccessLog(settings.access_log)
