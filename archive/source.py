@@ -177,18 +177,23 @@ class StoredFrames:
 
     def words(self, frame: int, rows: slice) -> Words:
         """Rows of a frame's stored words: (y, x) or (c, y, x)."""
+        axes = self._image.info.axes if self._image.info else ()
+        words = self._image.source.whole_tiles(self.window(frame, rows))
+        return words.reshape([n for n, name in zip(words.shape, axes, strict=True) if name in "cyx"])
+
+    def window(self, frame: int, rows: slice | None = None) -> Window:
+        """Where a frame, or rows of it, lies in the image."""
         at = iter(self._position(frame))
         info = self._image.info
         assert info is not None
         bounds = {
             "c": (0, info.shape[info.axes.index("c")]) if "c" in info.axes else (0, 1),
-            "y": (rows.start, rows.stop),
+            "y": (0, info.shape[-2]) if rows is None else (rows.start, rows.stop),
             "x": (0, info.shape[-1]),
         }
         place = {name: bounds.get(name) or (i := next(at), i + 1) for name in info.axes}
         start, stop = (tuple(place[name][end] for name in info.axes) for end in (0, 1))
-        words = self._image.source.whole_tiles(Window(start, stop))
-        return words.reshape([n for n, name in zip(words.shape, info.axes, strict=True) if name in bounds])
+        return Window(start, stop)
 
     def stream(self, frame: int) -> bytes:
         """The frame's bit stream."""

@@ -8,9 +8,8 @@ same export is the same file; what it was made from, and how. Where nothing was 
 Data sets are read and written by pydicom here; the bytes between are packed as in `codecs.words`.
 """
 
-import hashlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -35,8 +34,6 @@ __all__ = ["METHOD", "Loss", "write_dicom"]
 METHOD = "TILEVAULT_LIC1"
 """Lossy Image Compression Method (0028,2114): a term of our own, since the standard has none for it."""
 LONGEST_VALUE = 2**32 - 2
-HELD_BYTES = 256 << 20
-"""Pixel bytes that are kept in memory between the digest and the file; more are decoded twice."""
 DELIMITER_BYTES = 8
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 STALE = (0x7FE00001, 0x7FE00002, 0xFFFCFFFC)
@@ -59,6 +56,8 @@ class Loss:
     """Bytes of the uncompressed pixels over the bytes they are kept in."""
     measured: str
     """For people: what was measured."""
+    uid: str
+    """SOPInstanceUID of what is written."""
 
 
 def write_dicom(
@@ -79,18 +78,11 @@ def write_dicom(
         raise LimitExceeded(f"{size} bytes of native pixels, more than {LONGEST_VALUE}")
     meta, data, trailer = _parsed(file, b"".join(verbatim))
     data.update({element.tag: element for element in trailer if element.tag not in data})
-
-    def pieces() -> Iterator[bytes | memoryview]:
-        return pack_frames(layout, pixels["frames"], frames.words, 0)
-
-    read: Callable[[], Iterator[bytes | memoryview]] = pieces
-    if size <= HELD_BYTES:
-        held = [bytes(piece) for piece in pieces()]
-        read = lambda: iter(held)  # noqa: E731 - the two are one choice
     _describe_pixels(data, file, layout)
     if loss is not None:
-        _mark_lossy(data, file, loss, _digest(read()))
-    _write(out, meta, data, layout, size, read())
+        _mark_lossy(data, file, loss)
+    pieces = pack_frames(layout, pixels["frames"], frames.words, 0)
+    _write(out, meta, data, layout, size, pieces)
 
 
 def _parsed(file: SourceFile, kept: bytes) -> tuple[FileMetaDataset, Dataset, Dataset]:
@@ -141,7 +133,7 @@ def _describe_pixels(data: Dataset, file: SourceFile, layout: PixelLayout) -> No
         data.PlanarConfiguration = int(layout.planar)
 
 
-def _mark_lossy(data: Dataset, file: SourceFile, loss: Loss, digest: bytes) -> None:
+def _mark_lossy(data: Dataset, file: SourceFile, loss: Loss) -> None:
     source = file.record["uids"]["sop"]
     known = None if source is None or source.startswith("sha256:") else str(source)
     for tag in UNTRUE:
@@ -162,8 +154,7 @@ def _mark_lossy(data: Dataset, file: SourceFile, loss: Loss, digest: bytes) -> N
         item.ReferencedSOPInstanceUID = known
         item.PurposeOfReferenceCodeSequence = Sequence([_code(*PREDECESSOR_CODE)])
         _append(data, "SourceImageSequence", item)
-    named = hashlib.sha256(b"\0".join((str(source).encode(), loss.bound.encode(), digest))).digest()
-    data.SOPInstanceUID = UID(f"2.25.{int.from_bytes(named[:16], 'big')}")
+    data.SOPInstanceUID = UID(loss.uid)
 
 
 def _values(data: Dataset, keyword: str) -> list[str]:
@@ -194,13 +185,6 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item
-
-
-def _digest(pieces: Iterator[bytes | memoryview]) -> bytes:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.digest()
 
 
 def _write(
