@@ -46,8 +46,16 @@ class Source:
     @cached_property
     def files(self) -> tuple[SourceFile, ...]:
         """Every file, in stacking order, sidecars last. Raises `ManifestCorrupt`."""
-        with _sound(self._image, "files.json"):
-            return _listing(self._listed)[1]
+        return self._contents[1]
+
+    def apart(self, image: "Image") -> "Source":
+        """The same files, to be read beside this by another thread: what is in use is not shared.
+
+        ``image``: the image as that thread has it.
+        """
+        made = Source(image)
+        made.__dict__.update(files=self.files, _contents=self._contents, image=self.image)
+        return made
 
     @property
     def layout(self) -> Mapping[str, Any]:
@@ -77,7 +85,7 @@ class Source:
         """The non-pixel bytes of file ``i`` (all bytes of a sidecar or object), in pieces of <= 4 MiB."""
         left = self.files[i].size + SLACK
         with _sound(self._image, "files.json"):
-            documents = _listing(self._listed)[0]
+            documents = self._contents[0]
             pieces = [(key, offset, length) for key, offset, length in documents[i]["pieces"]]
         for key, offset, length in pieces:
             block = self._block(key)
@@ -143,8 +151,9 @@ class Source:
             self._ahead = following, _read_ahead_pool().submit(reader.read, following)
 
     @cached_property
-    def _listed(self) -> bytes:
-        return self._image.object("source/files.json.zst")
+    def _contents(self) -> tuple[list[Any], tuple[SourceFile, ...]]:
+        with _sound(self._image, "files.json"):
+            return _listing(self._image.object("source/files.json.zst"))
 
     def _block(self, key: Any) -> bytes:
         if not (isinstance(key, str) and key.startswith(BLOCKS)):

@@ -197,7 +197,7 @@ def _dictionary_vr(tag: int, creator: str) -> str:
 
 
 def value_at(data: DataSet, path: Sequence[Any]) -> RawElement | None:
-    """The element at ``path``: tag, or tag, number of the item from 1, tag, and so on; None if there is none."""
+    """The element at ``path`` (tag, or tag, item from 1, tag, ...); None if there is none."""
     if not path:
         return None
     element = data.get(path[0])

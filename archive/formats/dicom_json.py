@@ -145,4 +145,9 @@ def _integer(text: str) -> Any:
         return text
 
 
-_KNOWN = frozenset(["AE", "AS", "AT", "CS", "DA", "DS", "DT", "FL", "FD", "IS", "LO", "LT", "PN", "SH", "SL", "SS", "ST", "SV", "TM", "UC", "UI", "UL", "UR", "US", "UT", "UV"])
+_KNOWN = frozenset(
+    (
+        *("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FL", "FD", "IS", "LO", "LT", "PN", "SH", "SL", "SS"),
+        *("ST", "SV", "TM", "UC", "UI", "UL", "UR", "US", "UT", "UV"),
+    )
+)

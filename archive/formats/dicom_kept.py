@@ -15,7 +15,7 @@ from tilevault.archive.formats.dicom_scan import DEFLATED, EXPLICIT_BIG, looks_l
 from tilevault.archive.formats.dicom_source import HEADER_LIMIT
 from tilevault.codecs.errors import InconsistentHeader, ManifestCorrupt
 
-__all__ = ["KeptHeader", "kept_header"]
+__all__ = ["KeptHeader", "kept_header", "written_header"]
 
 DELIMITER_BYTES = 8
 
@@ -60,6 +60,13 @@ def kept_header(file: SourceFile, verbatim: Iterator[bytes], stream: Callable[[i
     except (InconsistentHeader, zlib.error, ValueError) as error:
         raise ManifestCorrupt(f"{file.name}: the kept header does not parse: {error}"[:300]) from error
     return KeptHeader(meta, dict(sorted(elements.items())), pixel)
+
+
+def written_header(head: bytes) -> KeptHeader:
+    """The header of a file that `dicom_write` makes, from its bytes before the pixels' own."""
+    meta, begin = _meta(head)
+    elements, pixel = parse_elements(head[begin:], True, False)
+    return KeptHeader(meta, elements, pixel)
 
 
 def _at_most(pieces: Iterator[bytes], limit: int) -> bytes:

@@ -29,7 +29,7 @@ from tilevault.archive.formats.dicom_scan import EXPLICIT_BIG, IMPLICIT_LITTLE
 from tilevault.codecs.errors import LimitExceeded, ManifestCorrupt, UnsupportedSyntax
 from tilevault.codecs.words import PixelLayout, pack_frames
 
-__all__ = ["METHOD", "Loss", "write_dicom"]
+__all__ = ["METHOD", "Loss", "as_explicit", "write_dicom", "written_head"]
 
 METHOD = "TILEVAULT_LIC1"
 """Lossy Image Compression Method (0028,2114): a term of our own, since the standard has none for it."""
@@ -83,6 +83,45 @@ def write_dicom(
         _mark_lossy(data, file, loss)
     pieces = pack_frames(layout, pixels["frames"], frames.words, 0)
     _write(out, meta, data, layout, size, pieces)
+
+
+def written_head(file: SourceFile, verbatim: Iterator[bytes], loss: Loss | None) -> bytes:
+    """What `write_dicom` writes before the pixels, with the header of the pixels' element."""
+    out = BytesIO()
+    layout = replace(layout_of(file.record), big_endian=False, swapped=False)
+    meta, data, trailer = _parsed(file, b"".join(verbatim))
+    data.update({element.tag: element for element in trailer if element.tag not in data})
+    _describe_pixels(data, file, layout)
+    if loss is not None:
+        _mark_lossy(data, file, loss)
+    _write(out, meta, data, layout, 0, iter(()))
+    return out.getvalue()
+
+
+def as_explicit(data: bytes, name: str) -> bytes:
+    """A whole file without encapsulated pixels, in Explicit VR Little Endian.
+
+    Raises `UnsupportedSyntax` where its pixels are encapsulated, `ManifestCorrupt` where it does not parse.
+    """
+    try:
+        read = pydicom.dcmread(BytesIO(data), force=True)
+        syntax = UID(str(read.file_meta.get("TransferSyntaxUID", "")))
+        encapsulated = syntax.is_encapsulated if syntax.is_transfer_syntax else "PixelData" in read
+        if encapsulated and "PixelData" in read:
+            raise UnsupportedSyntax(f"pixels of transfer syntax {syntax} are not decoded")
+        _reordered(read, syntax == EXPLICIT_BIG)
+        read.decode()
+        read.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        out = DicomBytesIO()
+        out.is_little_endian, out.is_implicit_VR = True, False
+        out.write(bytes(128) + b"DICM")
+        write_file_meta_info(out, read.file_meta, enforce_standard=False)
+        write_dataset(out, Dataset({tag: read[tag] for tag in read.keys() if tag.group != 2}))  # noqa: SIM118
+    except UnsupportedSyntax:
+        raise
+    except Exception as error:  # pydicom raises whatever its parts raise
+        raise ManifestCorrupt(f"{name}: the kept file does not parse: {error}"[:500]) from error
+    return bytes(out.getvalue())
 
 
 def _parsed(file: SourceFile, kept: bytes) -> tuple[FileMetaDataset, Dataset, Dataset]:

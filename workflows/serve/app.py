@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 import tilevault
 from tilevault.workflows.serve import deepzoom, images
+from tilevault.workflows.serve.dicomweb import routes as dicomweb
 from tilevault.workflows.serve.problems import answer_problem
 from tilevault.workflows.serve.services import Services
 from tilevault.workflows.serve.settings import Settings
@@ -20,6 +21,7 @@ __all__ = ["MODULES", "create_app", "health"]
 MODULES = (
     images,
     deepzoom,
+    dicomweb,
 )
 """Each has ``routes(services)``; every route but `health` is made by `guarded`."""
 

@@ -1,4 +1,4 @@
-"""The catalogue in SQLite: what is searched, rebuilt from the commits whenever it is missing, damaged or behind.
+"""The catalogue in SQLite: what is searched, rebuilt from the commits when it is missing, damaged or behind.
 
 The commits decide what exists; the index only finds it faster. It records the newest commit of each image and
 is compared with the archive when it is opened (with the digests of the records) and while it is used (with
@@ -16,7 +16,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ SHARE = 20
 
 
 def index_path(archive: Archive) -> Path:
-    """Where the index of an archive lies: ``$TILEVAULT_CACHE``, or ``tilevault`` in the user's cache folder."""
+    """Where the index of an archive lies: ``$TILEVAULT_CACHE`` or ``tilevault`` in the user's caches."""
     named = os.environ.get("TILEVAULT_CACHE")
     if named:
         folder = Path(named)
@@ -89,18 +89,23 @@ class Index:
             if self._temporary is not None:
                 shutil.rmtree(self._temporary, ignore_errors=True)
 
-    def rows(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
+    def rows(
+        self,
+        query: str,
+        parameters: Sequence[Any] = (),
+        prepare: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> list[sqlite3.Row]:
         """The rows of a SELECT, on an index that has just been compared with the archive.
 
-        Raises `StoreUnavailable`.
+        ``prepare`` makes functions known that the query uses. Raises `StoreUnavailable`.
         """
         self.refresh_if_due()
         epoch = self._epoch
         try:
-            return self._select(query, parameters)
+            return self._select(query, parameters, prepare)
         except sqlite3.DatabaseError as error:
             self._mend(error, epoch)
-            return self._select(query, parameters)
+            return self._select(query, parameters, prepare)
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection, for functions that a query needs."""
@@ -245,13 +250,9 @@ class Index:
                 )  # fmt: skip
             exact = row is None or row.fidelity == "exact"
             db.executemany(
-                "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (image, i.file, i.study, i.series, i.sop, i.original, exact, 0, i.number, i.sha256,
-                     _json(i.attributes["instance"]), _json({**i.attributes["series"], **i.attributes["study"]}))
-                    for i in instances
-                ),
-            )  # fmt: skip
+                "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (_instance_values(image, exact, one) for one in instances),
+            )
             touched |= {i.study for i in instances}
             for study in touched:
                 for statement in SUMMARIES:
@@ -308,7 +309,7 @@ class Index:
             and not self._missing(error)
         ):
             raise StoreUnavailable(f"the index cannot be used: {error}") from error
-        # Other threads may be reading: their connections stay, on a file without a name, until they look again.
+        # Other threads may be reading: their connections stay, on a file without a name, until they are done.
         self._epoch += 1
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
@@ -330,8 +331,16 @@ class Index:
                 self._discard(error)
                 self._refreshed(True, time.monotonic())
 
-    def _select(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
-        return self.connection().execute(query, parameters).fetchall()
+    def _select(
+        self,
+        query: str,
+        parameters: Sequence[Any] = (),
+        prepare: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> list[sqlite3.Row]:
+        db = self.connection()
+        if prepare is not None:
+            prepare(db)
+        return db.execute(query, parameters).fetchall()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -344,6 +353,13 @@ class Index:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+
+
+def _instance_values(image: str, exact: bool, one: InstanceRow) -> tuple[Any, ...]:
+    uids = one.study, one.series, one.sop, one.original
+    above = {**one.attributes["series"], **one.attributes["study"]}
+    described = _json(one.attributes["instance"]), _json(above)
+    return image, one.file, *uids, exact, False, one.number, one.sha256, one.syntax, *described
 
 
 def _json(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilevault.archive.formats.dicom_json import json_model
 from tilevault.archive.formats.dicom_kept import kept_header
+from tilevault.archive.formats.dicom_scan import EXPLICIT_LITTLE
 from tilevault.archive.source import StoredFrames
 from tilevault.workflows.export_dicom import loss_of
 from tilevault.workflows.listing import image_record
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tilevault.archive.store import Image
 
 __all__ = [
+    "ALL_TAGS",
     "INSTANCE_TAGS",
     "SERIES_TAGS",
     "STUDY_TAGS",
@@ -95,6 +97,8 @@ class InstanceRow:
     original: str
     """SOPInstanceUID of the file that was archived."""
     sha256: str
+    syntax: str
+    """Transfer syntax in which it can be had as it is stored."""
     number: int | None
     attributes: Mapping[str, Mapping[str, Any]]
     """DICOM JSON by level: ``study``, ``series``, ``instance``."""
@@ -151,6 +155,7 @@ def instance_rows(image: "Image") -> Iterator[InstanceRow]:
             sop=sop,
             original=original,
             sha256=file.sha256,
+            syntax=EXPLICIT_LITTLE if loss is not None else str(file.record["syntax"]),
             number=None if number is None else int(number),
             attributes={
                 level: {key: value for key, value in model.items() if int(key, 16) in tags}

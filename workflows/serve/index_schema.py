@@ -4,10 +4,12 @@
 own UID only, so that nobody sees every slice twice. Attributes are DICOM JSON.
 """
 
+import zlib
+
+from tilevault.workflows.serve.index_rows import ALL_TAGS
+
 __all__ = ["SCHEMA", "SUMMARIES", "VERSION"]
 
-VERSION = 1
-"""Changes with anything here; an index of another version is made anew."""
 SCHEMA = (
     """CREATE TABLE images (
         id TEXT PRIMARY KEY,
@@ -33,6 +35,7 @@ SCHEMA = (
         visible INTEGER NOT NULL,
         number INTEGER,
         sha256 TEXT NOT NULL,
+        syntax TEXT NOT NULL,
         attributes TEXT NOT NULL,
         above TEXT NOT NULL,
         PRIMARY KEY (image, file)
@@ -96,3 +99,5 @@ SUMMARIES = (
         FROM (SELECT study, above, COUNT(*) AS instances, MIN(series || ' ' || sop) FROM instances
               WHERE study = :study AND visible GROUP BY study)""",
 )
+VERSION = zlib.crc32(repr((SCHEMA, SUMMARIES, sorted(ALL_TAGS))).encode()) >> 1
+"""Changes with the tables and with what is read from headers; an index of another version is made anew."""

@@ -1,7 +1,7 @@
 """QIDO-RS attribute matching (PS3.4 C.2.2.2, PS3.18 8.3.4.1) as conditions of SQL on the index.
 
-Text goes into the statement as parameters only; tags are integers before they are spelt into it. Wildcards are
-matched in linear time per star, whatever the pattern.
+Text goes into the statement as parameters only; tags are integers before they are spelt into it. Wildcards
+are matched in linear time per star, whatever the pattern.
 """
 
 import re
