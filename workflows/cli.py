@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser
     )
-    for add_command in (_add, _ls, _info, _read, _export, _verify, _rm, _doctor, _train):
+    for add_command in (_add, _ls, _info, _read, _export, _verify, _rm, _doctor, _train, _reindex):
         add_command(commands)
     return parser
 
@@ -193,6 +193,11 @@ def _rm(commands: Any) -> None:
 def _doctor(commands: Any) -> None:
     parser = _command(commands, "doctor", "say what is installed, and what other readers see of an archive")
     parser.add_argument("archive", nargs="?", metavar="ARCHIVE")
+
+
+def _reindex(commands: Any) -> None:
+    parser = _command(commands, "reindex", "read the search index of a server anew from the commits")
+    parser.add_argument("archive", metavar="ARCHIVE")
 
 
 def _train(commands: Any) -> None:

@@ -64,8 +64,11 @@ class Refreshed:
 class Index:
     """The index of one archive; safe to use from any thread."""
 
-    def __init__(self, archive: Archive, path: Path | None = None) -> None:
-        """Opened, made or mended, and brought up to date. ``path``: where, if not at `index_path`."""
+    def __init__(self, archive: Archive, path: Path | None = None, anew: bool = False) -> None:
+        """Opened, made or mended, and brought up to date; ``anew``: what is there is not used.
+
+        ``path``: where, if not at `index_path`.
+        """
         self.archive = archive
         self._temporary: str | None = None
         self.path = self._usable(index_path(archive) if path is None else path)
@@ -75,8 +78,9 @@ class Index:
         self._opened: set[sqlite3.Connection] = set()
         self._compared, self._cost = 0.0, 0.0
         with self._writing:
-            self._prepare()
-        self.refresh(thorough=True)
+            self._discard(None) if anew else self._prepare()
+        self.state = self.refresh(thorough=True)
+        """What opening it has found."""
 
     def close(self) -> None:
         """Close every connection; a temporary index is deleted."""
@@ -138,12 +142,6 @@ class Index:
             except sqlite3.DatabaseError as error:
                 self._discard(error)
                 return self._refreshed(True, began)
-
-    def rebuild(self) -> Refreshed:
-        """Forget everything and read it again."""
-        with self._writing:
-            self._discard(None)
-            return self.refresh(thorough=True)
 
     def image_changed(self, image: str) -> None:
         """Look at one image now: it was just added or removed by this process."""

@@ -18,7 +18,7 @@ from tilevault.archive.formats.dicom_scan import EXPLICIT_LITTLE
 from tilevault.archive.formats.dicom_write import as_explicit, write_dicom, written_head
 from tilevault.archive.source import StoredFrames
 from tilevault.archive.store import Image
-from tilevault.codecs.errors import ImageNotFound, UnsupportedSyntax
+from tilevault.codecs.errors import ImageNotFound, StoreUnavailable, UnsupportedSyntax
 from tilevault.codecs.words import pack_frames
 from tilevault.workflows.export_dicom import loss_of
 from tilevault.workflows.serve.access import NO_IMAGE
@@ -43,6 +43,8 @@ class Found:
     series: str
     sop: str
     syntax: str
+    n: int = -1
+    """Number of the commit that the index has read."""
 
 
 def find(services: "Services", place: "Place") -> list[Found]:
@@ -55,7 +57,9 @@ def find(services: "Services", place: "Place") -> list[Found]:
     if place.sop is None:
         where += " AND visible"
     rows = services.index.rows(
-        f"SELECT image, file, study, series, sop, syntax FROM instances WHERE {where} "
+        "SELECT image, file, study, series, sop, syntax, "
+        "(SELECT n FROM images WHERE id = image) AS n "
+        f"FROM instances WHERE {where} "
         "ORDER BY study, series, number IS NULL, number, sop LIMIT ?",
         [*(value for one in conditions for value in one.parameters), MOST_INSTANCES],
     )
@@ -144,9 +148,19 @@ class Instance:
         return StoredFrames(self.image, self.number).stream(frame)
 
 
-def open_instance(services: "Services", image: str, number: int) -> Instance:
-    """An instance for this thread: what its image has read stays shared, what is in use does not."""
+def open_instance(services: "Services", image: str, number: int, n: int | None = None) -> Instance:
+    """An instance for this thread: what its image has read stays shared, what is in use does not.
+
+    ``n``: number of the commit in which it has this position. Raises `StoreUnavailable` (come again) where
+    the image has changed since.
+    """
     shared = services.image(image)
+    if n is not None and shared.commit.n != n:
+        commit = services.archive.newest_commit(image)
+        if commit is None or commit.n != n or commit.generation is None:
+            services.index.image_changed(image)
+            raise StoreUnavailable("the image has just changed")
+        shared = Image(services.archive, commit)
     if shared.info is not None:
         _ = shared.readers
     own = copy.copy(shared)
@@ -165,7 +179,7 @@ class Opener:
     def open(self, found: Found) -> Instance:
         """The instance that was found."""
         if self._image is None or self._image.id != found.image:
-            self._image = open_instance(self._services, found.image, found.file).image
+            self._image = open_instance(self._services, found.image, found.file, found.n).image
         return Instance(self._image, found.file)
 
 

@@ -1,5 +1,6 @@
 """The routes below ``/dicom-web`` (PS3.18 table 10.3-1 and following)."""
 
+import warnings
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -23,6 +24,8 @@ Handler = Callable[[Services, Request], Awaitable[Response]]
 
 def routes(services: Services) -> list[Route]:
     """QIDO-RS, WADO-RS and STOW-RS."""
+    # What pydicom finds odd in a header it says with the value, which is nobody's to see in a log.
+    warnings.filterwarnings("ignore", module=r"pydicom\.")
     intake = Intake(services)
     services.closing.append(intake.close)
     return [

@@ -228,7 +228,7 @@ def _frames(
     held: str | None,
 ) -> Response:
     (found,) = find(services, place)
-    instance = open_instance(services, found.image, found.file)
+    instance = open_instance(services, found.image, found.file, found.n)
     check_frames(instance, numbers)
     form = frame_form(ranges, instance, len(numbers) == 1)
     tag = commit_tag(services, [found], form.content_type, str(form.multipart), *map(str, numbers))
@@ -283,7 +283,7 @@ def _bulkdata(
     services: "Services", place: Place, ranges: Sequence[MediaRange], path: Sequence[int]
 ) -> Response:
     (found,) = find(services, place)
-    instance = open_instance(services, found.image, found.file)
+    instance = open_instance(services, found.image, found.file, found.n)
     if len(path) == 1 and path[0] in PIXEL_TAGS and instance.has_pixels:
         return _pixel_value(services, instance, ranges, place.url(found.study, found.series, found.sop))
     element = value_at(instance.header().elements, path)
