@@ -46,8 +46,16 @@ class Source:
     @cached_property
     def files(self) -> tuple[SourceFile, ...]:
         """Every file, in stacking order, sidecars last. Raises `ManifestCorrupt`."""
-        with _sound(self._image, "files.json"):
-            return _listing(self._listed)[1]
+        return self._contents[1]
+
+    def apart(self, image: "Image") -> "Source":
+        """The same files, to be read beside this by another thread: what is in use is not shared.
+
+        ``image``: the image as that thread has it.
+        """
+        made = Source(image)
+        made.__dict__.update(files=self.files, _contents=self._contents, image=self.image)
+        return made
 
     @property
     def layout(self) -> Mapping[str, Any]:
@@ -77,7 +85,7 @@ class Source:
         """The non-pixel bytes of file ``i`` (all bytes of a sidecar or object), in pieces of <= 4 MiB."""
         left = self.files[i].size + SLACK
         with _sound(self._image, "files.json"):
-            documents = _listing(self._listed)[0]
+            documents = self._contents[0]
             pieces = [(key, offset, length) for key, offset, length in documents[i]["pieces"]]
         for key, offset, length in pieces:
             block = self._block(key)
@@ -143,8 +151,9 @@ class Source:
             self._ahead = following, _read_ahead_pool().submit(reader.read, following)
 
     @cached_property
-    def _listed(self) -> bytes:
-        return self._image.object("source/files.json.zst")
+    def _contents(self) -> tuple[list[Any], tuple[SourceFile, ...]]:
+        with _sound(self._image, "files.json"):
+            return _listing(self._image.object("source/files.json.zst"))
 
     def _block(self, key: Any) -> bytes:
         if not (isinstance(key, str) and key.startswith(BLOCKS)):
@@ -177,18 +186,23 @@ class StoredFrames:
 
     def words(self, frame: int, rows: slice) -> Words:
         """Rows of a frame's stored words: (y, x) or (c, y, x)."""
+        axes = self._image.info.axes if self._image.info else ()
+        words = self._image.source.whole_tiles(self.window(frame, rows))
+        return words.reshape([n for n, name in zip(words.shape, axes, strict=True) if name in "cyx"])
+
+    def window(self, frame: int, rows: slice | None = None) -> Window:
+        """Where a frame, or rows of it, lies in the image."""
         at = iter(self._position(frame))
         info = self._image.info
         assert info is not None
         bounds = {
             "c": (0, info.shape[info.axes.index("c")]) if "c" in info.axes else (0, 1),
-            "y": (rows.start, rows.stop),
+            "y": (0, info.shape[-2]) if rows is None else (rows.start, rows.stop),
             "x": (0, info.shape[-1]),
         }
         place = {name: bounds.get(name) or (i := next(at), i + 1) for name in info.axes}
         start, stop = (tuple(place[name][end] for name in info.axes) for end in (0, 1))
-        words = self._image.source.whole_tiles(Window(start, stop))
-        return words.reshape([n for n, name in zip(words.shape, info.axes, strict=True) if name in bounds])
+        return Window(start, stop)
 
     def stream(self, frame: int) -> bytes:
         """The frame's bit stream."""

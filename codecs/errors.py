@@ -14,7 +14,8 @@
     │   ├── UnsafeName                     a UID or name that breaks its grammar
     │   ├── DuplicateConflict              a known SOPInstanceUID with other bytes
     │   ├── ImageNotFound                  no image of that name, or more than one
-    │   └── InvalidRequest                 a window, level or option out of range
+    │   ├── InvalidRequest                 a window, level or option out of range
+    │   └── NotAcceptable                  a form of answer that is not made
     ├── IntegrityError            exit 4   what is stored is not what was stored
     │   ├── TileCorrupt
     │   ├── TileMissing
@@ -52,6 +53,7 @@ __all__ = [
     "LossyRefused",
     "ManifestCorrupt",
     "ModelMismatch",
+    "NotAcceptable",
     "NotAuthenticated",
     "NotRecognized",
     "OutcomeUnknown",
@@ -172,6 +174,12 @@ class InvalidRequest(InputRejected):
     """A window, level, index or option out of range."""
 
     http_status = 400
+
+
+class NotAcceptable(InputRejected):
+    """A form of answer that is not made of this, such as a media type or transfer syntax."""
+
+    http_status = 406
 
 
 class IntegrityError(TilevaultError):

@@ -65,7 +65,20 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser
     )
-    for add_command in (_add, _ls, _info, _read, _export, _verify, _rm, _doctor, _serve, _token, _train):
+    for add_command in (
+        _add,
+        _ls,
+        _info,
+        _read,
+        _export,
+        _verify,
+        _rm,
+        _doctor,
+        _serve,
+        _token,
+        _reindex,
+        _train,
+    ):
         add_command(commands)
     return parser
 
@@ -243,6 +256,11 @@ def _token(commands: Any) -> None:
         "--on", action="append", metavar="SCOPE", help="*, study:UID or image:ID; again for more"
     )
     parser.add_argument("--days", type=_count, metavar="N", help="expires in N days (default: never)")
+
+
+def _reindex(commands: Any) -> None:
+    parser = _command(commands, "reindex", "read the search index of a server anew from the commits")
+    parser.add_argument("archive", metavar="ARCHIVE")
 
 
 def _train(commands: Any) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "info_command",
     "ls_command",
     "read_command",
+    "reindex_command",
     "rm_command",
     "serve_command",
     "token_command",
@@ -405,6 +406,30 @@ def _server() -> Any:
     except ImportError as error:
         raise UnsupportedSyntax("the server is not installed: pip install tilevault[serve]") from error
     return command
+
+
+def reindex_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault reindex``"""
+    from tilevault.workflows.serve.index import Index
+
+    index = Index(_open(options.archive), anew=True)
+    found = index.state
+    index.close()
+    for image, code in found.problems.items():
+        console.record("problem", image=image, code=code)
+        console.line(f"{image[:12]}  cannot be read: {code}")
+    console.record(
+        "reindex",
+        path=str(index.path),
+        images=found.images,
+        instances=found.instances,
+        seconds=round(found.seconds, 3),
+    )
+    console.line(
+        f"{found.images} images, {found.instances} DICOM instances, {found.seconds:.1f} s: "
+        f"{printable(str(index.path))}"
+    )
+    return 4 if found.problems else 0
 
 
 def train_command(options: argparse.Namespace, console: Console) -> int:

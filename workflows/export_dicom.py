@@ -4,6 +4,7 @@ Exact pixels come out under their own UID, altered ones under a new one and mark
 by the scanner that reads sources, and its words compared, before it gets its name.
 """
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,11 @@ from tilevault.workflows.placing import Placing
 if TYPE_CHECKING:
     from tilevault.archive.store import Image
 
-__all__ = ["loss_of", "write_instance"]
+__all__ = ["derived_uid", "loss_of", "write_instance"]
 
 
-def loss_of(image: "Image") -> Loss | None:
-    """What an export says of an image's pixels; None where they are exact.
+def loss_of(image: "Image", number: int) -> Loss | None:
+    """What an export says of the pixels of instance ``number``; None where they are exact.
 
     The ratio is that of the whole image: bytes of its uncompressed samples over those of its coded tiles.
     """
@@ -29,14 +30,30 @@ def loss_of(image: "Image") -> Loss | None:
     if summary is None or image.info is None:
         return None
     coded = int(image.quality.bits.sum(dtype="u8")) // 8
-    return Loss(image.fidelity, image.info.nbytes / max(1, coded), quality_text(summary))
+    said = quality_text(summary)
+    return Loss(image.fidelity, image.info.nbytes / max(1, coded), said, derived_uid(image, number))
+
+
+def derived_uid(image: "Image", number: int) -> str:
+    """The SOPInstanceUID of an instance of a lossy image: the same for the same pixels of the same source.
+
+    Made of the source's UID, the bound, and the recorded digests of what its tiles decode to, so that it is
+    known without decoding.
+    """
+    file, tables = image.source.files[number], image.readers["data"].tables
+    digest = hashlib.sha256(f"{file.record['uids']['sop']}\0{image.fidelity}\0".encode())
+    for frame in range(file.record["pixels"]["frames"]):
+        window = StoredFrames(image, number).window(frame)
+        for index in image.grid.tile_indices(window):
+            digest.update(tables.pixels[index].tobytes())
+    return f"2.25.{int.from_bytes(digest.digest()[:16], 'big')}"
 
 
 def write_instance(image: "Image", number: int, placing: Placing) -> str:
     """Write instance ``number`` of an image, and read it back; returns what that shows."""
     file = image.source.files[number]
     frames = StoredFrames(image, number)
-    loss = loss_of(image)
+    loss = loss_of(image, number)
     with placing.open() as out:
         write_dicom(out, file, image.source.verbatim(number), frames, loss)
     _prove(file, frames, placing.path)

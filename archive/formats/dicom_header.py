@@ -6,7 +6,7 @@ Nothing is guessed beyond the defaults that a warning names.
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import pydicom.charset
@@ -24,7 +24,7 @@ from tilevault.archive.formats.dicom_tags import (
 )
 from tilevault.codecs.errors import InconsistentHeader
 
-__all__ = ["Header"]
+__all__ = ["Header", "character_sets", "decoded"]
 
 REMEMBERED = 64
 """Bytes of a value whose numbers are remembered, at most."""
@@ -45,12 +45,10 @@ class Header:
         element = self.elements.get(CHARACTER_SET)
         if element is None:
             return ["latin-1"]
-        terms = [term.strip(" \0") for term in element.value.decode("latin-1").split("\\")]
-        known = pydicom.charset.python_encoding
-        found = [str(known[term]) for term in terms if term in known]
-        if len(found) < len(terms):
+        found, known = character_sets(element.value)
+        if not known:
             self.warnings.append("SpecificCharacterSet has an unknown term")
-        return found or ["latin-1"]
+        return found
 
     def has(self, tag: int) -> bool:
         """Whether the element is there with a value."""
@@ -66,11 +64,7 @@ class Header:
         element = self.elements.get(tag)
         if element is None:
             return ""
-        return "".join(self._pieces(element.value)).strip(" \0")
-
-    def _pieces(self, value: bytes) -> list[str]:
-        head, *escaped = value.split(b"\x1b")
-        return [_decode(head, self._encodings[0])] + [_decode_escaped(part) for part in escaped]
+        return decoded(element.value, self._encodings).strip(" \0")
 
     def uid(self, tag: int, what: str) -> str:
         """A UID, "" where absent; `UnsafeName` where it is none."""
@@ -117,6 +111,22 @@ class Header:
         """The first item of a sequence, or an empty data set."""
         items = self.items(tag)
         return items[0] if items else Header({}, self.warnings)
+
+
+def character_sets(value: bytes) -> tuple[list[str], bool]:
+    """Python encodings of a Specific Character Set (0008,0005), and whether all its terms are known."""
+    terms = [term.strip(" \0") for term in value.decode("latin-1").split("\\")]
+    known = pydicom.charset.python_encoding
+    found = [str(known[term]) for term in terms if term in known]
+    return found or ["latin-1"], len(found) == len(terms)
+
+
+def decoded(value: bytes, encodings: Sequence[str]) -> str:
+    """Text in its character sets (PS3.5 6.1.2); what does not decode is replaced."""
+    if b"\x1b" not in value:
+        return _decode(value, encodings[0])
+    head, *escaped = value.split(b"\x1b")
+    return "".join([_decode(head, encodings[0]), *(_decode_escaped(part) for part in escaped)])
 
 
 def _decode(data: bytes, encoding: str) -> str:

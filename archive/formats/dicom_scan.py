@@ -29,6 +29,7 @@ __all__ = [
     "Scanned",
     "Wanted",
     "begins_data_set",
+    "looks_like",
     "scan_elements",
     "uid_text",
 ]
@@ -435,7 +436,7 @@ def scan_elements(source: FileSource, wanted: Wanted) -> tuple[Scanned, FileSour
     begin = source.offset
     if declared == DEFLATED:
         source = InflateSource(source)
-    explicit, big_endian = _looks_like(source.peek(6), declared)
+    explicit, big_endian = looks_like(source.peek(6), declared)
     syntax = declared or (EXPLICIT_BIG if big_endian else EXPLICIT_LITTLE if explicit else IMPLICIT_LITTLE)
     body = _Scanner(source, wanted, syntax, explicit, big_endian)
     if not declared:
@@ -472,7 +473,7 @@ def _scan_meta(source: FileSource, wanted: Wanted) -> _Scanner:
     return meta
 
 
-def _looks_like(head: bytes, declared: str) -> tuple[bool, bool]:
+def looks_like(head: bytes, declared: str) -> tuple[bool, bool]:
     """(explicit VR, big endian) of a data set that begins with ``head``."""
     explicit = declared != IMPLICIT_LITTLE
     if len(head) < 6:

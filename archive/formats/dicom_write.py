@@ -8,9 +8,8 @@ same export is the same file; what it was made from, and how. Where nothing was 
 Data sets are read and written by pydicom here; the bytes between are packed as in `codecs.words`.
 """
 
-import hashlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -30,13 +29,11 @@ from tilevault.archive.formats.dicom_scan import EXPLICIT_BIG, IMPLICIT_LITTLE
 from tilevault.codecs.errors import LimitExceeded, ManifestCorrupt, UnsupportedSyntax
 from tilevault.codecs.words import PixelLayout, pack_frames
 
-__all__ = ["METHOD", "Loss", "write_dicom"]
+__all__ = ["METHOD", "Loss", "as_explicit", "write_dicom", "written_head"]
 
 METHOD = "TILEVAULT_LIC1"
 """Lossy Image Compression Method (0028,2114): a term of our own, since the standard has none for it."""
 LONGEST_VALUE = 2**32 - 2
-HELD_BYTES = 256 << 20
-"""Pixel bytes that are kept in memory between the digest and the file; more are decoded twice."""
 DELIMITER_BYTES = 8
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 STALE = (0x7FE00001, 0x7FE00002, 0xFFFCFFFC)
@@ -59,6 +56,8 @@ class Loss:
     """Bytes of the uncompressed pixels over the bytes they are kept in."""
     measured: str
     """For people: what was measured."""
+    uid: str
+    """SOPInstanceUID of what is written."""
 
 
 def write_dicom(
@@ -79,18 +78,50 @@ def write_dicom(
         raise LimitExceeded(f"{size} bytes of native pixels, more than {LONGEST_VALUE}")
     meta, data, trailer = _parsed(file, b"".join(verbatim))
     data.update({element.tag: element for element in trailer if element.tag not in data})
-
-    def pieces() -> Iterator[bytes | memoryview]:
-        return pack_frames(layout, pixels["frames"], frames.words, 0)
-
-    read: Callable[[], Iterator[bytes | memoryview]] = pieces
-    if size <= HELD_BYTES:
-        held = [bytes(piece) for piece in pieces()]
-        read = lambda: iter(held)  # noqa: E731 - the two are one choice
     _describe_pixels(data, file, layout)
     if loss is not None:
-        _mark_lossy(data, file, loss, _digest(read()))
-    _write(out, meta, data, layout, size, read())
+        _mark_lossy(data, file, loss)
+    pieces = pack_frames(layout, pixels["frames"], frames.words, 0)
+    _write(out, meta, data, layout, size, pieces)
+
+
+def written_head(file: SourceFile, verbatim: Iterator[bytes], loss: Loss | None) -> bytes:
+    """What `write_dicom` writes before the pixels, with the header of the pixels' element."""
+    out = BytesIO()
+    layout = replace(layout_of(file.record), big_endian=False, swapped=False)
+    meta, data, trailer = _parsed(file, b"".join(verbatim))
+    data.update({element.tag: element for element in trailer if element.tag not in data})
+    _describe_pixels(data, file, layout)
+    if loss is not None:
+        _mark_lossy(data, file, loss)
+    _write(out, meta, data, layout, 0, iter(()))
+    return out.getvalue()
+
+
+def as_explicit(data: bytes, name: str) -> bytes:
+    """A whole file without encapsulated pixels, in Explicit VR Little Endian.
+
+    Raises `UnsupportedSyntax` where its pixels are encapsulated, `ManifestCorrupt` where it does not parse.
+    """
+    try:
+        read = pydicom.dcmread(BytesIO(data), force=True)
+        syntax = UID(str(read.file_meta.get("TransferSyntaxUID", "")))
+        encapsulated = syntax.is_encapsulated if syntax.is_transfer_syntax else "PixelData" in read
+        if encapsulated and "PixelData" in read:
+            raise UnsupportedSyntax(f"pixels of transfer syntax {syntax} are not decoded")
+        _reordered(read, syntax == EXPLICIT_BIG)
+        read.decode()
+        read.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        out = DicomBytesIO()
+        out.is_little_endian, out.is_implicit_VR = True, False
+        out.write(bytes(128) + b"DICM")
+        write_file_meta_info(out, read.file_meta, enforce_standard=False)
+        write_dataset(out, Dataset({tag: read[tag] for tag in read.keys() if tag.group != 2}))  # noqa: SIM118
+    except UnsupportedSyntax:
+        raise
+    except Exception as error:  # pydicom raises whatever its parts raise
+        raise ManifestCorrupt(f"{name}: the kept file does not parse: {error}"[:500]) from error
+    return bytes(out.getvalue())
 
 
 def _parsed(file: SourceFile, kept: bytes) -> tuple[FileMetaDataset, Dataset, Dataset]:
@@ -141,7 +172,7 @@ def _describe_pixels(data: Dataset, file: SourceFile, layout: PixelLayout) -> No
         data.PlanarConfiguration = int(layout.planar)
 
 
-def _mark_lossy(data: Dataset, file: SourceFile, loss: Loss, digest: bytes) -> None:
+def _mark_lossy(data: Dataset, file: SourceFile, loss: Loss) -> None:
     source = file.record["uids"]["sop"]
     known = None if source is None or source.startswith("sha256:") else str(source)
     for tag in UNTRUE:
@@ -162,8 +193,7 @@ def _mark_lossy(data: Dataset, file: SourceFile, loss: Loss, digest: bytes) -> N
         item.ReferencedSOPInstanceUID = known
         item.PurposeOfReferenceCodeSequence = Sequence([_code(*PREDECESSOR_CODE)])
         _append(data, "SourceImageSequence", item)
-    named = hashlib.sha256(b"\0".join((str(source).encode(), loss.bound.encode(), digest))).digest()
-    data.SOPInstanceUID = UID(f"2.25.{int.from_bytes(named[:16], 'big')}")
+    data.SOPInstanceUID = UID(loss.uid)
 
 
 def _values(data: Dataset, keyword: str) -> list[str]:
@@ -194,13 +224,6 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item
-
-
-def _digest(pieces: Iterator[bytes | memoryview]) -> bytes:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.digest()
 
 
 def _write(

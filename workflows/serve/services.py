@@ -20,6 +20,7 @@ from tilevault.workflows.serve.access import NO_IMAGE, Principal, Subject
 from tilevault.workflows.serve.access_log import AccessLog
 from tilevault.workflows.serve.caching import Kept
 from tilevault.workflows.serve.catalogue import ID, Catalogue
+from tilevault.workflows.serve.index import Index
 from tilevault.workflows.serve.problems import problem_of
 from tilevault.workflows.serve.settings import Settings
 from tilevault.workflows.serve.tokens import Tokens, credentials
@@ -57,6 +58,10 @@ class Services:
         self._flights: dict[Hashable, asyncio.Task[Any]] = {}
         self._images: OrderedDict[str, tuple[Image, float]] = OrderedDict()
         self._lock = Lock()
+        self.closing: list[Callable[[], None]] = []
+        """What modules want done when the server ends."""
+        self._index_lock = Lock()
+        self._index: Index | None = None
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``function(*args)`` in a thread, first come, first served. Raises `Busy` where too many wait."""
@@ -118,6 +123,14 @@ class Services:
             image, _ = self._images.popitem(last=False)
             total -= weights[image]
 
+    @property
+    def index(self) -> Index:
+        """The index of the archive, opened (and read, where there is none) on first use. Blocks."""
+        with self._index_lock:
+            if self._index is None:
+                self._index = Index(self.archive)
+            return self._index
+
     async def study_of(self, image: str) -> str | None:
         """StudyInstanceUID of an image; None where it has none, or does not exist."""
         entry = await self.run(self.catalogue.find, image)
@@ -160,6 +173,10 @@ class Services:
     def close(self) -> None:
         """Wait for what runs, then let go of everything."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for close in self.closing:
+            close()
+        if self._index is not None:
+            self._index.close()
         self.access_log.close()
 
 
