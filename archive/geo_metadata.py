@@ -24,6 +24,7 @@ from tilevault.codecs.errors import InvalidRequest
 
 __all__ = [
     "coordinates",
+    "crs_unit",
     "level_shape",
     "level_transform",
     "origin_shift",
@@ -289,6 +290,12 @@ def _describe_crs(wkt: str) -> dict[str, Any]:
         }
     except (pyproj.exceptions.ProjError, KeyError, ValueError, TypeError, AttributeError):
         return empty
+
+
+def crs_unit(info: ImageInfo) -> str | None:
+    """The unit of the coordinates that the image's transform gives, as CF spells it; None where not known."""
+    wkt = info.attributes.get("crs_wkt")
+    return _axis_attributes(str(wkt))["X"].get("units") if wkt else None
 
 
 def _axis_attributes(wkt: str | None) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import tilevault
-from tilevault.workflows.serve import deepzoom, images, maps, quality
+from tilevault.workflows.serve import deepzoom, images, maps, quality, viewer
 from tilevault.workflows.serve.dicomweb import routes as dicomweb
 from tilevault.workflows.serve.gate import Gate
 from tilevault.workflows.serve.problems import answer_problem
@@ -20,7 +20,7 @@ from tilevault.workflows.serve.settings import Settings
 
 __all__ = ["MODULES", "create_app", "health"]
 
-MODULES = (images, deepzoom, dicomweb, maps, quality)
+MODULES = (viewer, images, deepzoom, dicomweb, maps, quality)
 """Each has ``routes(services)``; every route but `health` is made by `guarded`."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tilevault.archive.attribute_values import finite
+from tilevault.archive.geo_metadata import crs_unit
 from tilevault.archive.grid import reduced_extent
 from tilevault.archive.image import ImageInfo
 from tilevault.archive.manifest import image_id
@@ -191,6 +192,9 @@ def _pixels(image: Image, info: ImageInfo) -> dict[str, Any]:
         "rescale": _rescale(info),
         "unit": _unit(info),
         "spacing": info.attributes.get("spacing"),
+        "orientation": info.attributes.get("orientation"),
+        "transform": info.attributes.get("transform"),
+        "crs_unit": crs_unit(info),
         "georeferenced": bool(info.attributes.get("crs_wkt") and info.attributes.get("transform")),
         "crs": info.attributes.get("crs_code"),
         "measures": ["bits_per_sample", *image.quality.measures],

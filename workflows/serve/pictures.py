@@ -157,7 +157,7 @@ def _sample(
 ) -> list[tuple[Words, NDArray[np.uint8] | None, tuple[tuple[str, int], ...]]]:
     """Values and masks of some planes at a coarse level, spread over the stack."""
     info = pixels_of(image)
-    level = thumbnail_level(info, SAMPLED_SIDE)
+    level = _sampled_level(image)
     height, width = level_sides(info, level)
     part = Part(level, (0, height), (0, width))
     stacked = [(axis, n) for axis, n in zip(info.axes[:-2], info.shape, strict=False) if axis != "c"]
@@ -170,6 +170,15 @@ def _sample(
         return [
             (*read_part(image, part, shown, next(iter(places))), next(iter(places))) for part in _spread(info)
         ]
+
+
+def _sampled_level(image: Image) -> int:
+    """The first level of at most `SAMPLED_SIDE`; the next that is stored, if that is one made from tiles.
+
+    To decode every tile of a scene for its contrast alone takes seconds, and of a lossy one many of them.
+    """
+    level = thumbnail_level(pixels_of(image), SAMPLED_SIDE)
+    return min((k for k in image.stored_levels if k >= level > 0), default=level)
 
 
 def _spread(info: ImageInfo) -> list[Part]:
