@@ -1,11 +1,11 @@
 // One kernel, compiled for more than one instruction set: run(f) calls f, and where the machine has
 // AVX2 and BMI2 it calls the same f compiled with them. Inside are integers only, or floats whose order f gives
-// and which no compiler may fuse (-ffp-contract=off), so the bytes are the same.
+// and which no compiler may fuse (-ffp-contract=off), so the bytes are the same. TILEVAULT_PORTABLE: without all that.
 #pragma once
 
 namespace tilevault {
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(TILEVAULT_PORTABLE)
 #define TILEVAULT_DISPATCH 1
 
 inline bool has_avx2() {
