@@ -94,6 +94,9 @@ def test_every_command_has_json_and_debug() -> None:
         "rm",
         "publish",
         "doctor",
+        "serve",
+        "token",
+        "reindex",
         "train",
     }
     for command in commands.choices.values():
