@@ -80,8 +80,17 @@ class Blob:
 class LocalBlobs:
     """The objects below one folder."""
 
+    lists = True
+    """See `archive.places.Blobs`."""
+    far = False
+
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
+
+    @property
+    def location(self) -> str:
+        """The folder as it was named."""
+        return os.fspath(self.root)
 
     def __getstate__(self) -> dict[str, str]:
         return {"root": os.fspath(self.root)}

@@ -40,6 +40,9 @@ class TileCache:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._kept
+
     def __repr__(self) -> str:
         return (
             f"TileCache({self.size_bytes} of {self.max_bytes} bytes, {self.hits} hits, {self.misses} misses)"

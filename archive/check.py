@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from tilevault.archive.blobs import BlobStat, LocalBlobs, check_key
+from tilevault.archive.blobs import BlobStat, check_key
 from tilevault.archive.image import Window
 from tilevault.archive.manifest import ManifestObject
 from tilevault.archive.models import model_key, model_of
+from tilevault.archive.places import Blobs
 from tilevault.codecs.errors import (
     AccessDenied,
     IntegrityError,
@@ -114,7 +115,9 @@ def _chain(image: "Image", error: TilevaultError) -> Finding:
 
 
 def _extra(image: "Image") -> Iterator[Finding]:
-    """Files in the generation's folder that the manifest does not list."""
+    """Files in the generation's folder that the manifest does not list, where the place lists its files."""
+    if not image.blobs.lists:
+        return
     listed = image.manifest.by_key
     for key in image.blobs.keys(image.prefix):
         relative = key.removeprefix(f"{image.prefix}/")
@@ -150,7 +153,7 @@ def _model(image: "Image", digest: str, depth: str) -> Iterator[Finding]:
         yield Finding(image.id, "digest", key, error.message)
 
 
-def _look(blobs: LocalBlobs, key: str, depth: str, expected: int) -> BlobStat:
+def _look(blobs: Blobs, key: str, depth: str, expected: int) -> BlobStat:
     """What lies under a key, its digest only at a depth that asks for it, and where the size is right."""
     if depth in ("digest", "pixels"):
         return blobs.digest(key, expected)

@@ -1,6 +1,7 @@
 """The models that an archive's images need: each lies in it once, under the digest that names it."""
 
 from tilevault.archive.blobs import LocalBlobs
+from tilevault.archive.places import Blobs
 from tilevault.codecs import LearnedCodec
 from tilevault.codecs.base import TileCodec
 from tilevault.codecs.errors import IntegrityError, TileMissing
@@ -27,7 +28,7 @@ def keep_model(blobs: LocalBlobs, codec: TileCodec | None) -> None:
         blobs.sync(f"models/{digest}")
 
 
-def find_models_in(blobs: LocalBlobs) -> None:
+def find_models_in(blobs: Blobs) -> None:
     """Let codecs find the archive's models."""
 
     def find(digest: str) -> bytes | None:
@@ -36,4 +37,4 @@ def find_models_in(blobs: LocalBlobs) -> None:
         except (TileMissing, IntegrityError):
             return None
 
-    add_source(str(blobs.root), find)
+    add_source(blobs.location, find)

@@ -1,12 +1,12 @@
 """Levels of an image from checked tiles: the one place that says what level k of an image is.
 
 ``lowpass53``: the tile codec's low band, clamped to the range of the stored values, straight from a prefix of
-each tile. ``mean`` and ``nearest``: level 0 is read and reduced, band of rows by band of rows, so that memory
-stays bounded whatever the window.
+each tile. ``mean`` and ``nearest``: level 0 is read and reduced, box by box, so that memory stays bounded
+whatever the window.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ from tilevault.codecs.errors import InvalidRequest
 
 __all__ = ["read_level", "read_levels", "reduce_window"]
 
-ROWS = 512
-"""Level-0 rows that are reduced at a time."""
+ROWS, COLUMNS = 512, 4096
+"""Level-0 samples that are reduced at a time, of as many planes as a tile has."""
 
 
 def read_level(
@@ -90,13 +90,12 @@ def reduce_window(
     """
     dtype = readers[role].array.dtype
     made = {k: np.empty(_coarser(window, k).shape, dtype) for k in levels}
-    for planes in _planes(window):
-        for band in _bands(planes):
-            words = readers[role].read(band, 0, threads, restore)
-            mask = _mask(readers, band, threads) if role == "data" else None
-            for level, reduced in _reduced(description, role, words, levels, mask).items():
-                place = _coarser(band, level).shift(_coarser(window, level).start)
-                made[level][place.slices] = reduced
+    for box in _boxes(window, readers[role].array.grid.tile):
+        words = readers[role].read(box, 0, threads, restore)
+        mask = _mask(readers, box, threads) if role == "data" else None
+        for level, reduced in _reduced(description, role, words, levels, mask).items():
+            place = _coarser(box, level).shift(_coarser(window, level).start)
+            made[level][place.slices] = reduced
     return made
 
 
@@ -107,19 +106,15 @@ def _coarser(window: Window, level: int) -> Window:
     return Window(start, stop)
 
 
-def _planes(window: Window) -> list[Window]:
-    """The window one plane at a time along its leading axes."""
-    leading = np.ndindex(*window.shape[:-2])
-    starts = [tuple(a + i for a, i in zip(window.start[:-2], at, strict=True)) for at in leading]
-    return [Window((*at, *window.start[-2:]), (*(i + 1 for i in at), *window.stop[-2:])) for at in starts]
-
-
-def _bands(window: Window) -> list[Window]:
-    """The window in bands of rows that end at multiples of ROWS."""
-    y0, y1 = window.start[-2], window.stop[-2]
-    edges = [y0, *range((y0 // ROWS + 1) * ROWS, y1, ROWS), y1]
-    lead0, lead1, x0, x1 = window.start[:-2], window.stop[:-2], window.start[-1], window.stop[-1]
-    return [Window((*lead0, a, x0), (*lead1, b, x1)) for a, b in pairwise(edges) if b > a]
+def _boxes(window: Window, tile: tuple[int, ...]) -> Iterator[Window]:
+    """The window in parts that share no tile along the leading axes: none is decoded once for each band."""
+    steps = (*tile[:-2], ROWS, COLUMNS)
+    cuts = [
+        list(pairwise([a, *range((a // step + 1) * step, b, step), b])) if b > a else []
+        for a, b, step in zip(window.start, window.stop, steps, strict=True)
+    ]
+    for spans in product(*cuts):
+        yield Window(tuple(a for a, _ in spans), tuple(b for _, b in spans))
 
 
 def _reduced(

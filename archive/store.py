@@ -26,6 +26,7 @@ from tilevault.archive.documents import MAX_DOCUMENT, parse, seal, sha256_hex, u
 from tilevault.archive.generation import bits_array, forget_receipts, table_arrays
 from tilevault.archive.grid import DECOMPOSITIONS, TileGrid
 from tilevault.archive.image import ImageInfo, Window, Words, window_of
+from tilevault.archive.listing import LISTING, commit_numbers, listing_bytes, read_listing
 from tilevault.archive.lossy import measure_arrays, summary
 from tilevault.archive.manifest import (
     FORMAT_VERSION,
@@ -38,6 +39,8 @@ from tilevault.archive.manifest import (
     image_id,
 )
 from tilevault.archive.models import find_models_in
+from tilevault.archive.parallel import each
+from tilevault.archive.places import Blobs, blobs_at, is_url
 from tilevault.archive.plain import PlainArray
 from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables
 from tilevault.archive.reading import read_level
@@ -64,7 +67,6 @@ __all__ = ["Archive", "Image", "Quality", "StoredWords"]
 T = TypeVar("T")
 _ARCHIVE = "archive.json"
 _ID = re.compile("[0-9a-f]{32}")
-_RECORD = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
 _FORMAT = {"format": "tilevault", "version": FORMAT_VERSION, "digests": ["sha256", "blake3-128", "crc32c"]}
 
 
@@ -74,37 +76,53 @@ class Archive(Mapping[str, "Image"]):
     ``cache``: where its images keep decoded tiles (default: nowhere, see `archive.cache`).
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, cache: TileCache | None = None) -> None:
-        self.path = Path(path)
-        self.blobs = LocalBlobs(self.path)
+    def __init__(
+        self,
+        location: str | os.PathLike[str],
+        *,
+        cache: TileCache | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self.blobs = blobs_at(location, timeout)
+        self.location = self.blobs.location
         self.cache = cache
         try:
             if not self.blobs.has_root():
-                raise ImageNotFound(f"{self.path}: there is no archive here")
+                raise ImageNotFound(f"{self.location}: there is no archive here")
         except IntegrityError as error:
-            raise ImageNotFound(f"{self.path}: is no folder") from error
+            raise ImageNotFound(f"{self.location}: is no folder") from error
         try:
             data = self.blobs.read(_ARCHIVE, limit=MAX_COMMIT)
         except TileMissing as error:
-            raise ImageNotFound(f"{self.path}: there is no archive here") from error
+            raise ImageNotFound(f"{self.location}: there is no archive here") from error
         document = unseal(data, _ARCHIVE)
         if document != _FORMAT:
             raise ManifestCorrupt(
-                f"{self.path}: format version {document.get('version')}; this reads version {FORMAT_VERSION}"
+                f"{self.location}: format version {document.get('version')}; this reads {FORMAT_VERSION}"
             )
         find_models_in(self.blobs)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, cache: TileCache | None = None) -> "Archive":
-        """The archive at ``path``; its images keep decoded tiles in ``cache``.
+    def open(
+        cls,
+        location: str | os.PathLike[str],
+        *,
+        cache: TileCache | None = None,
+        timeout: float | None = None,
+    ) -> "Archive":
+        """The archive in a folder, or, to be read only, at ``s3://BUCKET/PREFIX`` or ``http(s)://HOST/PATH``.
 
-        Raises `ImageNotFound` if there is none, `ManifestCorrupt` if damaged.
+        Its images keep decoded tiles in ``cache``. ``timeout``: seconds that a remote answer may take
+        (default: 30). Raises `ImageNotFound` if there is none, `ManifestCorrupt` if it is damaged,
+        `InvalidRequest` for another URL, `UnsupportedSyntax` without obstore (extra ``[remote]``).
         """
-        return cls(path, cache=cache)
+        return cls(location, cache=cache, timeout=timeout)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> "Archive":
         """The archive at ``path``, made if the folder is absent or empty."""
+        if is_url(path):
+            raise _only_read(os.fspath(path))
         blobs = LocalBlobs(path)
         try:
             there = blobs.has_root()
@@ -121,11 +139,24 @@ class Archive(Mapping[str, "Image"]):
         return cls(path)
 
     def __repr__(self) -> str:
-        return f"Archive({os.fspath(self.path)!r})"
+        return f"Archive({self.location!r})"
+
+    @property
+    def path(self) -> Path:
+        """The archive's folder. Raises `InvalidRequest` for a remote one."""
+        return self.blobs.root
+
+    @property
+    def writable(self) -> LocalBlobs:
+        """The objects, to be written. Raises `InvalidRequest` for a remote archive."""
+        if not isinstance(self.blobs, LocalBlobs):
+            raise _only_read(self.location)
+        return self.blobs
 
     def __iter__(self) -> Iterator[str]:
         """Ids of the images that exist, in order; one whose newest commit is damaged is named too."""
-        for name in _ids(self.blobs.folders("commits")):
+        named = _ids(self.blobs.folders("commits")) if self.blobs.lists else read_listing(self.blobs)
+        for name in named:
             try:
                 newest = self.newest_commit(name)
             except IntegrityError:
@@ -153,7 +184,7 @@ class Archive(Mapping[str, "Image"]):
         commit = self.newest_commit(name) if _ID.fullmatch(str(name)) else None
         commit = commit or self.newest_commit(self._find(name))
         if commit is None or commit.generation is None:
-            raise ImageNotFound(f"no image {name!r} in {self.path}")
+            raise ImageNotFound(f"no image {name!r} in {self.location}")
         return Image(self, commit)
 
     @overload
@@ -201,17 +232,17 @@ class Archive(Mapping[str, "Image"]):
 
         Removing an image again whose removal was interrupted deletes what is left of it.
         """
-        image = self._find(name)
+        blobs, image = self.writable, self._find(name)
         newest = self.newest_commit(image)
         doomed = _ids(self.blobs.folders(f"images/{image}"))
         if newest is None or (newest.generation is None and not doomed):
-            raise ImageNotFound(f"no image {name!r} in {self.path}")
+            raise ImageNotFound(f"no image {name!r} in {self.location}")
         if newest.generation is None:
             self.finish_removal(image)
             return newest
         gone = CommitRecord(image, newest.n + 1, None, None, newest.sha256, None)
-        self.blobs.create(gone.key, [gone.to_bytes()])
-        self.blobs.sync(f"commits/{image}")
+        blobs.create(gone.key, [gone.to_bytes()])
+        blobs.sync(f"commits/{image}")
         # Only what lay there before: whoever adds the image from now on writes generations of other names.
         self._delete(image, doomed)
         return gone
@@ -224,16 +255,27 @@ class Archive(Mapping[str, "Image"]):
 
     def _delete(self, image: str, generations: Iterable[str]) -> None:
         for generation in generations:
-            self.blobs.remove_tree(f"images/{image}/{generation}")
-            forget_receipts(self.blobs, image, generation)
-        self.blobs.remove_empty(f"images/{image}")
+            self.writable.remove_tree(f"images/{image}/{generation}")
+            forget_receipts(self.writable, image, generation)
+        self.writable.remove_empty(f"images/{image}")
+
+    def write_listing(self) -> int:
+        """Write ``listing.json``, which tells what there is where a web server does not; how many images.
+
+        To be written again when images were added or removed; nothing else depends on it.
+        """
+        blobs, images = self.writable, list(self)
+        blobs.replace(LISTING, [listing_bytes(images)])
+        blobs.sync_root()
+        return len(images)
 
     def uncommitted(self) -> Iterator[tuple[str, str, bool]]:
         """(image, generation, complete) of every generation on disk that no commit names.
 
         Complete ones hold a manifest: an add was interrupted in its last step, or a commit record was lost.
+        None are found where the place does not list its objects.
         """
-        for image in _ids(self.blobs.folders("images")):
+        for image in _ids(self.blobs.folders("images")) if self.blobs.lists else ():
             try:
                 named = {self._commit(image, n).generation for n in self._commit_numbers(image)}
             except IntegrityError:
@@ -251,8 +293,7 @@ class Archive(Mapping[str, "Image"]):
             raise ManifestCorrupt(f"image {image}: commit record {n} is missing", image=image) from error
 
     def _commit_numbers(self, image: str) -> list[int]:
-        found = (_RECORD.fullmatch(name) for name in self.blobs.names(f"commits/{image}"))
-        return sorted(int(match[1]) for match in found if match)
+        return commit_numbers(self.blobs, image)
 
     def _find(self, name: object) -> str:
         if not isinstance(name, str):
@@ -266,7 +307,7 @@ class Archive(Mapping[str, "Image"]):
             found = [i for i in ids if self._is_called(i, name)] or [i for i in ids if self._holds(i, name)]
         if len(found) != 1:
             what = f"{len(found)} images answer" if found else "no image answers"
-            raise ImageNotFound(f"{what} to {name!r} in {self.path}", matches=found)
+            raise ImageNotFound(f"{what} to {name!r} in {self.location}", matches=found)
         return found[0]
 
     def _is_called(self, image: str, name: str) -> bool:
@@ -296,7 +337,7 @@ class Image:
         self.cache = archive.cache
 
     @classmethod
-    def staged(cls, blobs: LocalBlobs, manifest: Manifest) -> "Image":
+    def staged(cls, blobs: Blobs, manifest: Manifest) -> "Image":
         """An image that is not committed yet, for the writer to look at its own work; single-threaded."""
         image = cls.__new__(cls)
         image.blobs = blobs
@@ -319,7 +360,7 @@ class Image:
 
     @property
     def path(self) -> Path:
-        """Folder of the generation: a plain Zarr v3 group."""
+        """Folder of the generation: a plain Zarr v3 group. Raises `InvalidRequest` for a remote archive."""
         return self.blobs.root / self.prefix
 
     @property
@@ -506,6 +547,17 @@ class Image:
             raise UnsupportedSyntax("xarray is not installed: pip install tilevault[xarray]") from error
         return to_xarray(self, level, units)
 
+    def to_dask(self, level: int = 0, chunks: Any = None) -> Any:
+        """A `dask.array.Array` of a level's values, checked, and read when it is computed.
+
+        ``chunks``: as Dask takes them; default: tiles put together to some 16 MiB, along the shards (of a
+        stored level, its own chunks). Workers open the archive themselves: it must lie where they see it
+        (see `archive.dask_arrays`). Raises `InvalidRequest` for a level or chunks that cannot be.
+        """
+        from tilevault.archive.dask_arrays import to_dask
+
+        return to_dask(self, level, chunks)
+
     def object(self, key: str, limit: int = MAX_DOCUMENT) -> bytes:
         """A whole stored object, checked against the manifest. Raises `TileMissing` or `TileCorrupt`.
 
@@ -529,11 +581,14 @@ class Image:
             raise ManifestCorrupt(f"image {self.id}: the manifest lists too few chunks of {array.path}")
         with _within_memory(window):
             out = np.empty(window.shape, array.dtype)
-        for index in array.chunk_indices(window):
+
+        def place(index: tuple[int, ...]) -> None:
             own = array.window(index)
             common = own.intersect(window)
             chunk = self._chunk(array, index, cached)
             out[common.shift(window.start).slices] = chunk[common.shift(own.start).slices]
+
+        each(place, array.chunk_indices(window), self.blobs.far, self.threads)
         return out
 
     @cached_property
@@ -648,6 +703,10 @@ class Quality:
     def bits_per_sample(self) -> NDArray[np.float64]:
         """Coded bits per valid sample of each tile."""
         return self.bits / self.samples
+
+
+def _only_read(location: str) -> InvalidRequest:
+    return InvalidRequest(f"{location}: a remote archive can only be read")
 
 
 def _integer(value: Any) -> int:

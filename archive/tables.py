@@ -141,12 +141,17 @@ class StoredTables:
         """See `Tables.pixels_of`. Raises what ``read`` raises."""
         return self._pixels.row(index).tobytes()
 
-    def wanted(self, indices: Iterable[Index]) -> Iterator[tuple[PlainArray, Index]]:
+    def load(self, wanted: tuple[str, Index]) -> None:
+        """Read a chunk that `wanted` named. Raises what ``read`` raises."""
+        path, place = wanted
+        next(table for table in (self._ends, self._digests) if table.array.path == path).load(place)
+
+    def wanted(self, indices: Iterable[Index]) -> Iterator[tuple[str, Index]]:
         """The chunks of ends and digests that these tiles need and that are not here yet."""
         places = [(table, table.place(index)) for index in indices for table in (self._ends, self._digests)]
         for table, place in dict.fromkeys(places):
             if place not in table.chunks:
-                yield table.array, place
+                yield table.array.path, place
 
 
 class _Table:
@@ -167,9 +172,14 @@ class _Table:
         place = self.place(index)
         chunk = self.chunks.get(place)
         if chunk is None:
-            chunk = self.chunks[place] = self._read(self.array, place)
+            chunk = self.load(place)
         found: Words = chunk[tuple(i % c for i, c in zip(index, self.array.chunks, strict=False))]
         return found
+
+    def load(self, place: Index) -> Words:
+        """Read a chunk and keep it."""
+        chunk = self.chunks[place] = self._read(self.array, place)
+        return chunk
 
     @cached_property
     def whole(self) -> Words:

@@ -4,23 +4,23 @@ A read plans its byte ranges from the tables, checks each segment that it uses, 
 never goes through zarr's own pipeline, which answers a missing chunk with the fill value.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tilevault.archive.blobs import Blob, LocalBlobs
 from tilevault.archive.cache import TileCache
 from tilevault.archive.image import Window, Words
 from tilevault.archive.limits import MAX_STREAM
+from tilevault.archive.parallel import each
+from tilevault.archive.places import Blobs, OpenBlob
+from tilevault.archive.ranges import Request, merged
 from tilevault.archive.shard import CRC_BYTES, index_bytes, parse_index
-from tilevault.archive.tables import DIGEST_BYTES, Tables
+from tilevault.archive.tables import DIGEST_BYTES, StoredTables, Tables
 from tilevault.archive.tiles import TiledArray, pixel_digest, tile_digest
 from tilevault.codecs import FrameCodec, LearnedCodec
 from tilevault.codecs.errors import IntegrityError, InvalidRequest, ShortRead, TileCorrupt, TileMissing
@@ -33,12 +33,15 @@ LOSSY_HEAD = 2
 HELD_SHARDS = 16
 """Shards that a reader keeps open where it may."""
 
+Bytes = bytes | memoryview
+_Request = Request[tuple[int, ...]]
+
 
 @dataclass
 class TileReader:
     """Checked reads of one array of one generation."""
 
-    blobs: LocalBlobs
+    blobs: Blobs
     prefix: str
     """Key of the generation."""
     array: TiledArray
@@ -54,7 +57,7 @@ class TileReader:
     identity: str = ""
     """Digest of the manifest: what tiles in the cache are known by."""
     _indices: dict[tuple[int, ...], NDArray[np.uint64]] = field(default_factory=dict)
-    _held: dict[str, Blob] = field(default_factory=dict)
+    _held: dict[str, OpenBlob] = field(default_factory=dict)
 
     def read(self, window: Window, reduce: int = 0, threads: bool = True, restore: bool = True) -> Words:
         """The words of ``window`` in the coordinates of level ``reduce``, from the tiles it touches only.
@@ -63,46 +66,81 @@ class TileReader:
         """
         finest = magnified(window, reduce, self.array.grid.shape) if reduce else window
         indices = list(self.array.grid.tile_indices(finest)) if prod(window.shape) else []
+        if self.blobs.far:
+            self._prepare([index for index in indices if not self._is_kept(index, reduce, restore)])
         if len(indices) == 1 and self.array.level_window(indices[0], reduce) == window:
             words = self.tile(indices[0], reduce, restore)
             return words if words.flags.writeable else words.copy()
         out = np.zeros(window.shape, self.array.dtype)
 
-        def place(index: tuple[int, ...]) -> None:
+        def place(index: tuple[int, ...], data: Bytes | None = None) -> None:
             tile = self.array.level_window(index, reduce)
             common = tile.intersect(window)
             if prod(common.shape):
-                words = self.tile(index, reduce, restore)
+                words = self.tile(index, reduce, restore, data)
                 out[common.shift(window.start).slices] = words[common.shift(tile.start).slices]
 
-        if threads and len(indices) > 1:
-            list(_pool().map(place, indices))
+        if self.blobs.far:
+            kept = [index for index in indices if self._is_kept(index, reduce, restore)]
+            each(place, kept, threads=threads)
+            asked = [index for index in indices if index not in set(kept)]
+            each(partial(self._fetch, place), self._requests(asked, reduce), far=True)
         else:
-            for index in indices:
-                place(index)
+            each(place, indices, threads=threads)
         return out
 
-    def tile(self, index: tuple[int, ...], reduce: int = 0, restore: bool = True) -> Words:
+    def tile(
+        self, index: tuple[int, ...], reduce: int = 0, restore: bool = True, data: Bytes | None = None
+    ) -> Words:
         """One tile's valid words at a resolution, read-only where they are in the cache.
 
-        Raises `TileCorrupt` or `TileMissing`.
+        ``data``: the bytes of its segments, where they have been read. Raises `TileCorrupt`, `TileMissing`.
         """
         if self.cache is None:
-            return self._decoded(index, reduce, restore)
-        key = (self.identity, self.array.path, index, reduce, restore)
-        return self.cache.get(key, lambda: self._decoded(index, reduce, restore))
+            return self.tile_levels(index, (reduce,), restore, data)[reduce]
+        key = self._cache_key(index, reduce, restore)
+        return self.cache.get(key, lambda: self.tile_levels(index, (reduce,), restore, data)[reduce])
 
-    def _decoded(self, index: tuple[int, ...], reduce: int = 0, restore: bool = True) -> Words:
-        return self.tile_levels(index, (reduce,), restore)[reduce]
+    def _cache_key(self, index: tuple[int, ...], reduce: int, restore: bool) -> Hashable:
+        return self.identity, self.array.path, index, reduce, restore
+
+    def _is_kept(self, index: tuple[int, ...], reduce: int, restore: bool) -> bool:
+        return self.cache is not None and self._cache_key(index, reduce, restore) in self.cache
+
+    def _prepare(self, indices: Sequence[tuple[int, ...]]) -> None:
+        """Read what these tiles are planned by, side by side: chunks of tables, then indices of shards."""
+        if isinstance(self.tables, StoredTables):
+            each(self.tables.load, list(self.tables.wanted(indices)), far=True)
+        shards = {self.array.grid.shard_of(index)[0]: index for index in indices}
+        each(self._load_index, [at for shard, at in shards.items() if shard not in self._indices], far=True)
+
+    def _requests(self, indices: Sequence[tuple[int, ...]], reduce: int) -> list[tuple[str, _Request]]:
+        """What to ask a far place for, by object."""
+        wanted: dict[str, list[tuple[int, int, tuple[int, ...]]]] = {}
+        for index in indices:
+            start, stop = self._extent(index, self.array.codec.resolutions - reduce)
+            key = self.array.shard_key(self.array.grid.shard_of(index)[0])
+            wanted.setdefault(key, []).append((start, stop, index))
+        return [(key, request) for key, ranges in wanted.items() for request in merged(ranges)]
+
+    def _fetch(self, place: Callable[[tuple[int, ...], Bytes], None], of: tuple[str, _Request]) -> None:
+        _, request = of
+        data = memoryview(self._read(request.wanted[0][2], request.start, request.stop))
+        for start, stop, index in request.wanted:
+            place(index, data[start - request.start : stop - request.start])
 
     def tile_levels(
-        self, index: tuple[int, ...], levels: Sequence[int], restore: bool = True
+        self, index: tuple[int, ...], levels: Sequence[int], restore: bool = True, data: Bytes | None = None
     ) -> dict[int, Words]:
-        """One tile's valid words at several resolutions (ascending), read once."""
+        """One tile's valid words at several resolutions (ascending), read once; ``data`` as in `tile`."""
         codec = self.array.codec
         if not all(0 <= level < codec.resolutions for level in levels):
             raise InvalidRequest(f"a tile of {self.image} has no resolution {max(levels)}")
-        data = self.tile_bytes(index, codec.resolutions - levels[0])
+        segments = codec.resolutions - levels[0]
+        if data is None:
+            data = self.tile_bytes(index, segments)
+        else:
+            self._check(index, segments, data)
         shape = self.array.grid.tile_window(index).shape
         ends = self.tables.ends_of(index)
         made = {}
@@ -118,17 +156,25 @@ class TileReader:
 
     def tile_bytes(self, index: tuple[int, ...], segments: int) -> bytes:
         """The first ``segments`` segments of a tile, each checked against its digest."""
+        data = self._read(index, *self._extent(index, segments))
+        self._check(index, segments, data)
+        return data
+
+    def _check(self, index: tuple[int, ...], segments: int, data: Bytes) -> None:
         ends, digests = self.tables.ends_of(index), self.tables.digests_of(index)
-        offset, length = self._locate(index)
-        if sorted(ends) != ends or not ends[-1] + CRC_BYTES == length <= self._longest:
-            raise self._corrupt(index, "its length is not the recorded one, or not that of a tile")
-        data = self._read(index, offset, offset + ends[segments - 1])
         view, start, at = memoryview(data), 0, 0
         for end in ends[:segments]:
             if tile_digest(view[start:end]) != digests[at : at + DIGEST_BYTES]:
                 raise self._corrupt(index, "a segment does not match its digest")
             start, at = end, at + DIGEST_BYTES
-        return data
+
+    def _extent(self, index: tuple[int, ...], segments: int) -> tuple[int, int]:
+        """Where the first ``segments`` segments of a tile lie in its shard."""
+        ends = self.tables.ends_of(index)
+        offset, length = self._locate(index)
+        if sorted(ends) != ends or not ends[-1] + CRC_BYTES == length <= self._longest:
+            raise self._corrupt(index, "its length is not the recorded one, or not that of a tile")
+        return offset, offset + ends[segments - 1]
 
     @cached_property
     def _longest(self) -> int:
@@ -141,7 +187,7 @@ class TileReader:
 
     def check_pixels(self, index: tuple[int, ...]) -> None:
         """Decode a whole tile and compare it with the digest of the words that it decoded to at first."""
-        if pixel_digest(self._decoded(index)) != self.tables.pixels_of(index):
+        if pixel_digest(self.tile_levels(index, (0,))[0]) != self.tables.pixels_of(index):
             raise self._corrupt(index, "it decodes to other words than those that were archived")
 
     def damaged(self, within: Window | None = None) -> Iterator[IntegrityError]:
@@ -155,11 +201,15 @@ class TileReader:
     def _locate(self, index: tuple[int, ...]) -> tuple[int, int]:
         shard, place = self.array.grid.shard_of(index)
         if shard not in self._indices:
-            self._indices[shard] = self._read_index(shard, index)
+            self._load_index(index)
         offset, length = self._indices[shard][place].tolist()
         if offset == 2**64 - 1:
             raise TileMissing(f"{self._name(index)}: its shard has no entry for it", **self._where(index))
         return offset, length
+
+    def _load_index(self, index: tuple[int, ...]) -> None:
+        shard, _ = self.array.grid.shard_of(index)
+        self._indices[shard] = self._read_index(shard, index)
 
     def _read_index(self, shard: tuple[int, ...], index: tuple[int, ...]) -> NDArray[np.uint64]:
         key, per = self.array.shard_key(shard), self.array.grid.tiles_per_shard
@@ -184,7 +234,7 @@ class TileReader:
         except ShortRead as error:
             raise self._corrupt(index, f"its shard is truncated: {error}") from error
 
-    def _held_open(self, key: str) -> Blob:
+    def _held_open(self, key: str) -> OpenBlob:
         blob = self._held.get(key)
         if blob is None:
             blob = self._held[key] = self.blobs.open(key)
@@ -216,8 +266,3 @@ def magnified(window: Window, level: int, shape: tuple[int, ...]) -> Window:
         (*window.start[:-2], *(a << level for a in window.start[-2:])),
         (*window.stop[:-2], *stop),
     )
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tilevault-read")

@@ -33,10 +33,10 @@ def decoded(monkeypatch) -> list[tuple[int, ...]]:
     """The tiles that are decoded from now on."""
     real, seen = TileReader.tile_levels, []
 
-    def noted(self, index, levels, restore=True):
+    def noted(self, index, levels, restore=True, data=None):
         seen.append((self.array.path, *index, *levels))
         time.sleep(0.01)
-        return real(self, index, levels, restore)
+        return real(self, index, levels, restore, data)
 
     monkeypatch.setattr(TileReader, "tile_levels", noted)
     return seen

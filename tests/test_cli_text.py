@@ -84,7 +84,21 @@ def test_wrong_usage_is_exit_2(arguments: list[str], capsys: pytest.CaptureFixtu
 def test_every_command_has_json_and_debug() -> None:
     parser = build_parser()
     (commands,) = [a for a in parser._actions if isinstance(a.choices, dict)]
-    assert set(commands.choices) == {"add", "ls", "info", "read", "export", "verify", "rm", "doctor", "train"}
+    assert set(commands.choices) == {
+        "add",
+        "ls",
+        "info",
+        "read",
+        "export",
+        "verify",
+        "rm",
+        "publish",
+        "doctor",
+        "serve",
+        "token",
+        "reindex",
+        "train",
+    }
     for command in commands.choices.values():
         assert {"--json", "--debug"} <= set(command._option_string_actions)
 

@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         _export,
         _verify,
         _rm,
+        _publish,
         _doctor,
         _serve,
         _token,
@@ -201,6 +202,11 @@ def _rm(commands: Any) -> None:
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=IMAGE_HELP)
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _publish(commands: Any) -> None:
+    parser = _command(commands, "publish", "list the images in listing.json, for readers behind a web server")
+    parser.add_argument("archive", metavar="ARCHIVE")
 
 
 def _doctor(commands: Any) -> None:

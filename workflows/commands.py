@@ -38,6 +38,7 @@ __all__ = [
     "export_command",
     "info_command",
     "ls_command",
+    "publish_command",
     "read_command",
     "reindex_command",
     "rm_command",
@@ -377,6 +378,16 @@ def _confirmed(images: Iterable[Any], console: Console) -> bool:
     console.err.write("Remove these images and the files they were made of? [y/N] ")
     console.err.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def publish_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault publish``"""
+    from tilevault.archive.listing import LISTING
+
+    count = _open(options.archive).write_listing()
+    console.record("listing", path=LISTING, images=count)
+    console.line(f"{LISTING}: {_counted(count, 'image')}")
+    return 0
 
 
 def doctor_command(options: argparse.Namespace, console: Console) -> int:

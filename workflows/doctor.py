@@ -31,6 +31,7 @@ REQUIRED = (
 )  # fmt: skip
 OPTIONAL = {
     "imagecodecs": "pixels of encapsulated DICOM (extra dicom)",
+    "obstore": "remote archives (extra remote)",
     "xarray": "to_xarray (extra xarray)",
     "rioxarray": "CRS and transform in xarray (extra xarray)",
     "rio-cogeo": "validation of exported COGs (extra cog)",

@@ -40,7 +40,7 @@ def find_image(archive: "Archive", name: str) -> "Image":
         if not found:
             near = _near(name, known.values())
             hint = f"; did you mean {', '.join(near)}?" if near else "; `tilevault ls` lists what there is"
-            message = f"no image answers to {name!r} in {archive.path}{hint}"
+            message = f"no image answers to {name!r} in {archive.location}{hint}"
             raise ImageNotFound(message, matches=[], near=near) from failure
         return archive[found[0]]
 
@@ -104,4 +104,5 @@ def _several(archive: "Archive", name: str, images: list[str]) -> str:
         except (IntegrityError, InputRejected):
             shown.append(image[:12])
     more = f" and {len(images) - CANDIDATES} more" if len(images) > CANDIDATES else ""
-    return f"{len(images)} images answer to {name!r} in {archive.path}: {', '.join(shown)}{more}; give an id"
+    where = f"{len(images)} images answer to {name!r} in {archive.location}"
+    return f"{where}: {', '.join(shown)}{more}; give an id"

@@ -23,6 +23,7 @@ from tilevault.archive.blobs import STAGING
 from tilevault.archive.formats import SourceFile, SourceImage, formats
 from tilevault.archive.generation import ShardReceipt
 from tilevault.archive.manifest import image_id
+from tilevault.archive.places import is_url
 from tilevault.archive.store import Archive
 from tilevault.codecs.errors import (
     AccessDenied,
@@ -83,6 +84,8 @@ def add(
     if prefer not in PREFERENCES:
         raise InvalidRequest(f"prefer is one of {', '.join(PREFERENCES)}, not {prefer!r:.50}")
     target = LossyTarget.parse(lossy, yes_lossy) if isinstance(lossy, str) else lossy
+    if not isinstance(archive, Archive) and is_url(archive):
+        raise InvalidRequest(f"{archive}: a remote archive can only be read")
     opened = archive if isinstance(archive, Archive) else None
     path = opened.path if opened else Path(os.fspath(archive))  # type: ignore[arg-type]
     began = time.monotonic()

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tilevault.archive.blobs import LocalBlobs
 from tilevault.archive.documents import sha256_hex
+from tilevault.archive.listing import commit_numbers
 from tilevault.archive.manifest import CommitRecord
+from tilevault.archive.places import Blobs
 from tilevault.codecs.errors import InvalidRequest, TileMissing, TilevaultError
 from tilevault.workflows.placing import os_failure, placed
 
@@ -86,7 +87,7 @@ def read_receipt(path: Path) -> tuple[ReceiptEntry, ...]:
     return tuple(ReceiptEntry.from_json(image) for image in images)
 
 
-def compare(blobs: LocalBlobs, entry: ReceiptEntry) -> tuple[str, str]:
+def compare(blobs: Blobs, entry: ReceiptEntry) -> tuple[str, str]:
     """What became of an acknowledged commit: (status, explanation).
 
     ``"kept"``: it is the newest, or every later commit descends from it. ``"removed"``: the same, but a later
@@ -94,7 +95,7 @@ def compare(blobs: LocalBlobs, entry: ReceiptEntry) -> tuple[str, str]:
     what follows does not descend from it. ``"corrupt"``: it is there and does not verify.
     """
     folder = f"commits/{entry.image}"
-    numbers = sorted(int(name[:-5]) for name in blobs.names(folder) if re.fullmatch(r"\d{1,9}\.json", name))
+    numbers = commit_numbers(blobs, entry.image)
     if entry.commit not in numbers:
         newest = f"the newest is {numbers[-1]}" if numbers else "the image has none"
         return "lost", f"commit {entry.commit} is not there; {newest}"

@@ -147,7 +147,7 @@ def gather(archive: "Archive | None", result: "AddResult", *, thumbnails: bool =
         settings["codecs"] = ", ".join(codecs)
     totals = result.totals
     return Report(
-        title=archive.path.name if archive is not None else "nothing stored",
+        title=archive.location.rstrip("/").rpartition("/")[2] if archive is not None else "nothing stored",
         images=tuple(images),
         files=tuple(
             ReportFile(f.source, f.status, f.code, reason_alone(f.reason, f.source)) for f in result.files

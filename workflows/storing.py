@@ -96,8 +96,8 @@ def _attempt(order: Order, archive: Archive, previous: CommitRecord | None) -> J
     known = known_files(archive, previous)
     if previous is not None and known.keys() >= {file.sha256 for file in order.image.sources}:
         # Whoever wrote the record may have died before it was durable.
-        archive.blobs.sync(f"commits/{previous.image}")
-        forget_receipts(archive.blobs, previous.image, str(previous.generation))
+        archive.writable.sync(f"commits/{previous.image}")
+        forget_receipts(archive.writable, previous.image, str(previous.generation))
         _refuse_damaged(Image(archive, previous))
         return result_of(order, "present", commit=previous)
     if previous is not None and previous.generation is None:
@@ -214,7 +214,7 @@ def _sample_packing(order: Order, window: Window) -> tuple[int, int]:
 def _generation(order: Order, archive: Archive, pack: bool, previous: CommitRecord | None) -> Generation:
     description = describe(order.image, order.side, pack, order.prefer, order.codec)
     removal = previous.sha256 if previous is not None and previous.generation is None else None
-    return Generation(archive.blobs, generation_of(order.image, description, removal), description)
+    return Generation(archive.writable, generation_of(order.image, description, removal), description)
 
 
 def _write_sources(

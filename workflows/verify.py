@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tilevault.archive.blobs import STAGING
+from tilevault.archive.blobs import STAGING, LocalBlobs
 from tilevault.archive.check import DEPTHS, UNANSWERED, Finding
 from tilevault.codecs.errors import IntegrityError, InvalidRequest, TilevaultError
 from tilevault.workflows.finding import image_of
@@ -261,9 +261,12 @@ def _around(archive: "Archive", chosen: Sequence[str], everything: bool) -> Iter
             yield Damage(image, "uncommitted", message, key)
         else:
             yield Note("interrupted", f"unfinished generation of image {image}; add again to finish it", key)
-    if everything:
+    if everything and archive.blobs.lists:
         yield from _removed(archive)
+    if everything and isinstance(archive.blobs, LocalBlobs):
         yield from _leftovers(archive)
+    if not archive.blobs.lists:
+        yield Note("unlisted", "a web server does not tell what it holds: nothing superfluous was looked for")
 
 
 def _removed(archive: "Archive") -> Iterator[Note]:
