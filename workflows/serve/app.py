@@ -52,5 +52,7 @@ def create_app(settings: Settings) -> Starlette:
         lifespan=lifespan,
         exception_handlers={HTTPException: answer_problem, Exception: answer_problem},
     )
+    # A path with a slash too many is another path, and no reason to tell a client where to go.
+    app.router.redirect_slashes = False
     app.state.services = services
     return app

@@ -17,6 +17,7 @@ from tilevault.workflows.listing import RECORDED, image_record
 from tilevault.workflows.serve.catalogue import Entry
 from tilevault.workflows.serve.pictures import (
     Part,
+    band_count,
     factors,
     limits_of,
     own_rescale,
@@ -218,11 +219,10 @@ def _windows(info: ImageInfo) -> list[dict[str, Any]]:
 
 
 def _bands(info: ImageInfo) -> list[dict[str, Any]]:
-    if "c" not in info.axes:
-        count = 1
-    else:
-        count = info.shape[info.axes.index("c")]
+    count = band_count(info)
     bands, channels = info.attributes.get("bands") or [], info.attributes.get("channels") or []
+    if len(channels) != count:
+        channels = ["Y", "Cb", "Cr"] if count == 3 and channels[:1] == ["Y"] else []
     told = []
     for i in range(count):
         band = bands[i] if i < len(bands) and isinstance(bands[i], Mapping) else {}
@@ -279,8 +279,7 @@ def values_at(image: Image, parameters: Iterable[tuple[str, str]]) -> dict[str, 
     height, width = info.shape[-2:]
     if not (y < height and x < width):
         raise InvalidRequest(f"no pixel y={y}, x={x}: there are {height} rows and {width} columns")
-    count = info.shape[info.axes.index("c")] if "c" in info.axes else 1
-    values, mask = read_part(image, Part(0, (y, y + 1), (x, x + 1)), range(count), view.index)
+    values, mask = read_part(image, Part(0, (y, y + 1), (x, x + 1)), range(band_count(info)), view.index)
     stored = np.atleast_1d(values[..., 0, 0])
     return {
         "y": y,

@@ -18,6 +18,7 @@ from tilevault.workflows.serve.details import describe, listed, related_to, valu
 from tilevault.workflows.serve.encoding import FORMATS, encoded, fitting_format
 from tilevault.workflows.serve.pictures import (
     Part,
+    band_count,
     level_sides,
     limits_of,
     picture,
@@ -207,7 +208,7 @@ async def _pixels(services: Services, request: Request) -> Response:
 
 def _bands(info: ImageInfo, given: list[str]) -> tuple[int, ...]:
     """Bands from 0; all of them where none is given."""
-    count = info.shape[info.axes.index("c")] if "c" in info.axes else 1
+    count = band_count(info)
     asked = tuple(whole_number(one, "bidx") - 1 for text in given for one in text.split(","))
     if not all(0 <= band < count for band in asked) or len(asked) > count:
         raise InvalidRequest(f"bidx: bands are 1 to {count}, each once")

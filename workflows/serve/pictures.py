@@ -24,6 +24,7 @@ from tilevault.workflows.serve.views import View, colour_table
 
 __all__ = [
     "Part",
+    "band_count",
     "band_names",
     "factors",
     "level_sides",
@@ -203,8 +204,7 @@ def read_part(
     info = pixels_of(image)
     _check_part(info, part)
     at = _positions(info, index)
-    chroma = info.attributes.get("photometric") == "YBR_FULL_422" and "c" in info.axes
-    source = 0 if chroma else _source_level(image, part.level)
+    source = 0 if _is_subsampled(info) else _source_level(image, part.level)
     steps = part.level - source
     _check_cost(image, part, source, len(bands))
     rows = _strip_rows(info, part, steps, len(bands))
@@ -248,7 +248,7 @@ def _read_bands(image: Image, box: Window, level: int, bands: Sequence[int], at:
     info = pixels_of(image)
     if "c" not in info.axes:
         return image.read(box, level, at or None)
-    if info.attributes.get("photometric") == "YBR_FULL_422" and info.shape[info.axes.index("c")] == 2:
+    if _is_subsampled(info):
         return _full_chroma(image, box, at)[list(bands)]
     share = image.grid.tile[info.axes.index("c")]
     groups = sorted({band // share for band in bands})
@@ -331,10 +331,7 @@ def shown_bands(info: ImageInfo, view: View = VIEW) -> tuple[int, ...]:
         if view.bands not in ((), (1,)):
             raise InvalidRequest("bidx: there is one band")
         return (0,)
-    count = info.shape[info.axes.index("c")]
-    if info.attributes.get("photometric") == "YBR_FULL_422" and count == 2:
-        count = 3
-    names = band_names(info)
+    count, names = band_count(info), band_names(info)
     if view.bands:
         if not all(1 <= band <= count for band in view.bands):
             raise InvalidRequest(f"bidx: bands are 1 to {count}")
@@ -349,11 +346,23 @@ def shown_bands(info: ImageInfo, view: View = VIEW) -> tuple[int, ...]:
     return chosen if alpha is None or alpha in chosen else (*chosen, alpha)
 
 
+def band_count(info: ImageInfo) -> int:
+    """Bands of an image; three of one whose chroma samples share a plane, as they are told apart here."""
+    if _is_subsampled(info):
+        return 3
+    return info.shape[info.axes.index("c")] if "c" in info.axes else 1
+
+
+def _is_subsampled(info: ImageInfo) -> bool:
+    subsampled = info.attributes.get("photometric") == "YBR_FULL_422" and "c" in info.axes
+    return subsampled and info.shape[info.axes.index("c")] == 2
+
+
 def band_names(info: ImageInfo) -> list[str]:
     """Colour interpretation of each band, lower case; empty where there is none."""
     bands = info.attributes.get("bands") or []
     names = [str(b.get("color_interp", "")).lower() if isinstance(b, Mapping) else "" for b in bands]
-    count = info.shape[info.axes.index("c")] if "c" in info.axes else 1
+    count = band_count(info)
     return names if len(names) == count and info.kind == "satellite" else [""] * count
 
 
