@@ -264,12 +264,12 @@ class Training:
             correction = self.restoration(features / FEATURE_QUARTERS).float().clamp(-1, 1)
         return gained(error, correction).neg().mean()
 
-    @torch.no_grad()
     def _decoded(self, crops: list[Crop]) -> tuple[Any, Any]:
         """See `pool.Decode`."""
         batch = Batch.of(crops)
         choose = rate_distortion(logistic_bits, LAGRANGE)
-        coded = code(batch.planes, batch.steps, self.passes(), choose, logistic_bits)
+        with torch.no_grad():
+            coded = code(batch.planes, batch.steps, self.passes(), choose, logistic_bits)
         features = restoration_features(coded.plane, batch.steps)
         return features[:, 0].numpy(), batch.in_steps(batch.planes - coded.plane)[:, 0].numpy()
 
