@@ -24,6 +24,7 @@ torch.set_num_threads(1)
 
 from tilevault.codecs.models import (  # noqa: E402
     crops,
+    finishing,
     integer,
     pool,
     quantise,
@@ -35,7 +36,7 @@ from tilevault.codecs.models import (  # noqa: E402
 from tilevault.codecs.models.networks import EntropyNetwork, RestorationNetwork  # noqa: E402
 from tilevault.workflows.train import Plan, collect, curves, train  # noqa: E402
 
-COUNTS = training.Counts(calibration=1, fitting=1)
+COUNTS = finishing.Counts(calibration=1, fitting=1)
 SETTINGS = training.Settings(
     {"entropy": 3, "choice": 2, "restoration": 3},
     batch=2,
@@ -69,7 +70,7 @@ def trained(material: crops.Crops) -> training.Training:
 
 @pytest.fixture(scope="module")
 def model(trained: training.Training) -> Model:
-    return training.finished(trained, COUNTS)
+    return finishing.finished(trained, COUNTS)
 
 
 class Killed(Exception):
@@ -92,7 +93,7 @@ def test_a_killed_training_continues_to_the_same_model(
     again.resume(checkpoint)
     assert (again.stage, again.iteration) == (training.STAGES.index(stage), iteration - 1)
     again.run(checkpoint)
-    assert training.finished(again, COUNTS).digest == model.digest
+    assert finishing.finished(again, COUNTS).digest == model.digest
 
 
 def test_a_training_of_restoration_alone_keeps_the_rest_of_its_model(
@@ -103,7 +104,7 @@ def test_a_training_of_restoration_alone_keeps_the_rest_of_its_model(
     before = {name: value.clone() for name, value in made.entropy.state_dict().items()}
     made.run()
     assert all((made.entropy.state_dict()[name] == value).all() for name, value in before.items())
-    other = training.finished(made, COUNTS)
+    other = finishing.finished(made, COUNTS)
     assert other.networks[:4] == model.networks[:4]
     assert other.networks[4] != model.networks[4]
     assert (other.frequencies == model.frequencies).all()
@@ -114,7 +115,7 @@ def test_a_model_that_is_not_trained_on_stays_what_it_is(material: crops.Crops, 
     nothing = dataclasses.replace(SETTINGS, iterations=dict.fromkeys(training.STAGES, 0))
     made = training.Training(nothing, material, model)
     made.run()
-    assert training.finished(made, COUNTS).digest == model.digest
+    assert finishing.finished(made, COUNTS).digest == model.digest
 
 
 def test_a_model_of_other_networks_is_refused(material: crops.Crops, model: Model) -> None:
@@ -163,7 +164,7 @@ def test_a_changed_table_is_refused(model: Model) -> None:
 def test_all_implementations_of_the_networks_agree(model: Model) -> None:
     draw = np.random.default_rng(5)
     for blob in model.networks:
-        shapes = training._input_shapes(blob, 7, 9)
+        shapes = finishing._input_shapes(blob, 7, 9)
         inputs = [draw.integers(-3000, 3000, shape).astype(np.int16) for shape in shapes]
         twin = nn_twin.run(blob, inputs, 7, 9)
         floats = integer.integer_network(blob)(*(torch.from_numpy(x[None]).double() for x in inputs))
@@ -175,15 +176,15 @@ def test_all_implementations_of_the_networks_agree(model: Model) -> None:
 
 
 def test_disagreement_is_noticed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = training.integer_network
+    honest = finishing.integer_network
 
     def off_by_one(blob: bytes) -> object:
         run = honest(blob)
         return lambda *inputs: [y + 1 for y in run(*inputs)]
 
-    monkeypatch.setattr(training, "integer_network", off_by_one)
+    monkeypatch.setattr(finishing, "integer_network", off_by_one)
     with pytest.raises(ModelMismatch, match="does not give what torch gives"):
-        training.conformance(model)
+        finishing.conformance(model)
 
 
 def observed(network: torch.nn.Module, *inputs: object) -> quantise.Ranges:
@@ -421,7 +422,7 @@ def test_images_are_sorted_into_what_they_are_for(folder: Path) -> None:
 
 def test_the_whole_way(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tilevault.workflows.train._settings", lambda plan: SETTINGS)
-    monkeypatch.setattr(training, "Counts", lambda: COUNTS)
+    monkeypatch.setattr(finishing, "Counts", lambda: COUNTS)
     target = tmp_path / "small.tvlm"
     stages: list[str] = []
     done = train([str(folder)], str(target), Plan(hold_out=("scene2*",)), lambda p: stages.append(p.stage))
@@ -444,7 +445,7 @@ def test_going_on_from_a_model(
     shapes = {name: getattr(SETTINGS, name) for name in ("fine", "coarse", "restoration")}
     real = training.Settings
     monkeypatch.setattr(training, "Settings", lambda *of, **more: real(*of, **{**more, **shapes}))
-    monkeypatch.setattr(training, "Counts", lambda: COUNTS)
+    monkeypatch.setattr(finishing, "Counts", lambda: COUNTS)
     base, target = tmp_path / "base.tvlm", tmp_path / "better.tvlm"
     base.write_bytes(model.to_bytes())
     plan = Plan(iterations=1, base=str(base), stages=("restoration",))

@@ -202,7 +202,7 @@ def train(
     `ModelMismatch` where the base is no model.
     """
     plan, began, target = plan or Plan(), time.monotonic(), Path(model)
-    models = _training_module()
+    models, finishing = _training_modules()
     if target.exists():
         raise Conflict(f"there is a file already: {target}", path=str(target))
     folder = target.with_name(target.name + ".train")
@@ -221,10 +221,10 @@ def train(
         report(progress)
 
     training.run(checkpoint, tell)
-    made = models.finished(training)
-    measured = {"training": asdict(models.measured(training, made))}
+    made = finishing.finished(training)
+    measured = {"training": asdict(finishing.measured(training, made))}
     if material.held_out:
-        measured["held_out"] = asdict(models.measured(training, made, _crops(material.held_out)))
+        measured["held_out"] = asdict(finishing.measured(training, made, _crops(material.held_out)))
     blob = made.to_bytes()
     _write(target, blob)
     done = Trained(
@@ -239,12 +239,12 @@ def train(
     return done
 
 
-def _training_module() -> Any:
+def _training_modules() -> tuple[Any, Any]:
     try:
-        from tilevault.codecs.models import training
+        from tilevault.codecs.models import finishing, training
     except ImportError as error:
         raise InvalidRequest(f"training needs torch, the extra `learned` of tilevault: {error}") from error
-    return training
+    return training, finishing
 
 
 def _base(plan: Plan) -> Model | None:
