@@ -6,8 +6,9 @@ Up to three tiles of each validation image (`lossy_field.cases`), the codecs as 
 ours only, and the speeds, which are taken anew: all codecs in turn, at about 42 dB.
 
     python tests/benchmarks/bench_lossy.py [--origin validation] [--images CT] [--tiles 3] [--no-speed]
+    python tests/benchmarks/bench_lossy.py --ablation
 
-Writes ``lossy.json``, ``lossy.md``, ``lossy-rates.png`` and ``lossy-curves.png``.
+Writes ``lossy.json``, ``lossy.md``, ``lossy-rates.png`` and ``lossy-curves.png``; with ``--ablation`` none.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import imagecodecs
 from lossless_images import images
 from lossy_curves import Curves, speeds
 from lossy_field import Case, Coder, cases, coders
-from lossy_report import plot_curves, plot_rates, report
+from lossy_report import ablation, plot_curves, plot_rates, report
 
 from tilevault.codecs.metrics import measure
 
@@ -100,10 +101,12 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=3, help="of each image, at most")
     parser.add_argument("--repeat", type=int, default=3, help="turns of the speeds")
     parser.add_argument("--no-speed", action="store_true")
+    parser.add_argument("--ablation", action="store_true", help="only what our parts are worth")
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    curves, found, chosen = Curves(options.out / "lossy_peers.json"), coders(), []
+    curves, chosen = Curves(options.out / "lossy_peers.json"), []
+    found = [c for c in coders() if c.part] if options.ablation else coders()
     record: dict[str, Any] = {
         "machine": machine(), "cases": {},
         "coders": [{"name": c.name, "ours": c.ours, "bounded": c.bounded} for c in found],
@@ -116,6 +119,9 @@ def main() -> None:
             chosen.append(case)
             record["cases"][case.name] = measured(case, found, curves)
         curves.save()
+    if options.ablation:
+        print("\n".join(ablation(record, {case.name: case for case in chosen})))
+        return
     record["speeds"] = {} if options.no_speed else timed(chosen, found, curves, options.repeat)
     record["speed_decibels"] = SPEED_DECIBELS
     record["measuring_ms"] = None if options.no_speed else measuring(chosen)

@@ -115,6 +115,8 @@ class Coder:
     bounded: bool = False
     """The quality is a bound on every sample's error, in stored units (of floats: steps of 16 bit words)."""
     ours: bool = False
+    part: bool = False
+    """Of the ablation."""
     counted: bool = False
     """Its bits are counted and no stream is written: it has no speed."""
 

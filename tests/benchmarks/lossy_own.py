@@ -56,7 +56,7 @@ def _part(name: str, slope: float, restore: bool) -> Coder:
         codec = _codec(case, "psnr", 40)
         return MODES[LEARNED].decode(codec, memoryview(parts[0]), case.tile.shape, case.tile.dtype, restore)
 
-    return Coder(name, encode, decode, _from_previews, ours=True)
+    return Coder(name, encode, decode, _from_previews, ours=True, part=True)
 
 
 def _transform_only() -> Coder:
@@ -87,6 +87,7 @@ def _transform_only() -> Coder:
         decode,
         _from_previews,
         ours=True,
+        part=True,
         counted=True,
         size=lambda data: made[data].size,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from lossy_curves import LEAST_BITS, SAME_HEADERS, along, bd_rate, relative_rates
 from lossy_field import Case
 
-__all__ = ["bd_table", "plot_curves", "plot_rates", "report"]
+__all__ = ["ablation", "bd_table", "plot_curves", "plot_rates", "report"]
 
 LOW_RATES = 40.0
 """dB below which the ablation is told apart."""
@@ -111,8 +111,8 @@ def _images_table(record: Record, deltas: Delta, columns: Sequence[str]) -> Iter
         yield f"| {image[:44]} | {groups[image]} | {_cells([row.get(n, nan) for n in columns])} |"
 
 
-def _ablation(record: Record, chosen: Mapping[str, Case]) -> Iterator[str]:
-    """Each variant of ours against the one before it; those that bound the error are no part of it."""
+def ablation(record: Record, chosen: Mapping[str, Case]) -> Iterator[str]:
+    """Markdown: each variant of ours against the one before it; those that bound the error are no part."""
     ours = [c["name"] for c in record["coders"] if c["ours"] and not c["bounded"]]
     if len(ours) < 2:
         return
@@ -207,7 +207,7 @@ def report(record: Record, chosen: Mapping[str, Case]) -> str:
         f"## BD-rate against {ANCHOR}, % (negative: fewer bits at equal PSNR)", "",
         *_means_table(record, psnr, columns), "",
         f"## BD-rate against {ANCHOR} at equal MS-SSIM, %", "", *_means_table(record, ms, columns),
-        *_ablation(record, chosen), "",
+        *ablation(record, chosen), "",
         f"## At {AT_DECIBELS:.0f} dB, means over the tiles that the curve spans", "",
         *_quality_table(record), "",
         "## Bounded error: bits per sample (geometric means)", "", *_bounds_table(record), "",
