@@ -10,6 +10,7 @@
 #   make soak       the long-running tests         make bench   the benchmarks
 #   make bench-lossless   size and speed of the lossless tiles against the codecs of the field, on real images
 #   make bench-lossy      rate, quality and speed of the lossy tiles against theirs
+#   make bench-restore    what restoring decoded JPEG and JPEG 2000 gains, beside the restoration of our tiles
 #   make clean      remove everything that the above made
 #
 # The package is installed in editable redirect mode: Python edits are live, and the stamp files
@@ -36,10 +37,10 @@ export PYTHONNOUSERSITE := 1
 NATIVE := $(shell find codecs/native -type f -name '*.[hc]pp' 2>/dev/null)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(NATIVE)
 
-.PHONY: demo test lint types sanitize fuzz package soak bench bench-lossless bench-lossy clean help viewer
+.PHONY: demo test lint types sanitize fuzz package soak bench bench-lossless bench-lossy bench-restore clean help viewer
 
 help:
-	@sed -n '3,13s/^# *//p' Makefile
+	@sed -n '3,14s/^# *//p' Makefile
 
 $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo 'Python 3.11 or newer (with venv) is needed; name one: make PYTHON=...' >&2; exit 1; }
@@ -93,6 +94,11 @@ bench-lossless: $(VENV)/.test
 bench-lossy: $(VENV)/.test
 	@$(PIP) matplotlib
 	$(BIN)/python tests/benchmarks/bench_lossy.py --out build/bench $(ARGS)
+
+# The same images again. Needs torch, which the other targets do not: it is large.
+bench-restore: $(VENV)/.test
+	@$(PIP) 'torch>=2.6' 'pillow>=10'
+	$(BIN)/python tests/benchmarks/bench_restore.py --out build/bench $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

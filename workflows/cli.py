@@ -79,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         _token,
         _reindex,
         _train,
+        _restore,
     ):
         add_command(commands)
     return parser
@@ -274,6 +275,12 @@ def _train(commands: Any) -> None:
     parser.add_argument("sources", nargs="+", metavar="DATA", help="a file, or a folder and all below it")
     parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="the model's file")
     parser.add_argument(
+        "--network",
+        choices=("codec", "dncnn"),
+        default="codec",
+        help="the networks of the archive's lossy tiles (default), or the reference model of `restore`",
+    )
+    parser.add_argument(
         "--hold-out",
         action="append",
         default=[],
@@ -299,6 +306,28 @@ def _train(commands: Any) -> None:
     )
     parser.add_argument("--batch", type=_count, default=6, metavar="N", help="crops at a time (default 6)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which crops (default 0)")
+    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="cores to use (default 1)")
+
+
+def _restore(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "restore",
+        "estimate what decoded JPEG or JPEG 2000 pictures were before their codec, with a DnCNN; never "
+        "touches an archive, and what comes out is not the original",
+    )
+    parser.add_argument(
+        "sources", nargs="+", metavar="INPUT", help="a JPEG, JPEG 2000, PNG or plain TIFF picture"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="a .png or .tif file, or a folder"
+    )
+    parser.add_argument(
+        "--reference", metavar="ORIGINAL", help="the picture before its codec: tell PSNR and SSIM against it"
+    )
+    parser.add_argument(
+        "--model", metavar="FILE", help="of `train --network dncnn` (default: the one that comes along)"
+    )
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="cores to use (default 1)")
 
 
@@ -394,6 +423,10 @@ def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -
             from tilevault.workflows.reading import check_usage
 
             check_usage(Path(options.output), options.window, options.index, options.level, options.words)
+        if options.command == "restore":
+            from tilevault.workflows.restore import check_restore_usage
+
+            check_restore_usage(options.sources, options.output, options.reference)
     except InvalidRequest as failure:
         _subparser(parser, options.command).error(failure.message)
 

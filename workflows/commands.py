@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tilevault.codecs.models.training import Progress as Step
     from tilevault.workflows.ingest import AddResult, Event, ImageResult
     from tilevault.workflows.receipt import ReceiptEntry
+    from tilevault.workflows.restore import Restored
     from tilevault.workflows.verify import Damage, Record
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "publish_command",
     "read_command",
     "reindex_command",
+    "restore_command",
     "rm_command",
     "serve_command",
     "token_command",
@@ -446,6 +448,7 @@ def reindex_command(options: argparse.Namespace, console: Console) -> int:
 def train_command(options: argparse.Namespace, console: Console) -> int:
     """``tilevault train``"""
     from tilevault.workflows.train import Plan, train
+    from tilevault.workflows.train_reference import TrainedReference, train_reference
 
     plan = Plan(
         iterations=options.iterations,
@@ -467,13 +470,52 @@ def train_command(options: argparse.Namespace, console: Console) -> int:
             )
             console.record("progress", **dataclasses.asdict(step))
 
-        done = train(options.sources, options.output, plan, show)
+        begin = train_reference if options.network == "dncnn" else train
+        done = begin(options.sources, options.output, plan, show)
     console.record("model", **dataclasses.asdict(done))
     console.line(
         f"{printable(done.model)}: {human_bytes(done.size)}, {done.digest[:12]}, "
         f"from {_counted(done.images, 'image')} in {done.seconds:.0f} s"
     )
     for name, measured in done.measured.items():
+        if isinstance(done, TrainedReference):
+            gains = (f"{gain:+.2f} dB at {key.removeprefix('gain_q')}" for key, gain in measured.items())
+            console.line(f"{name.replace('_', ' '):<9} JPEG quality: {', '.join(gains)}")
+            continue
         bits, gain = measured["bits_tables"], measured["restoration_gain"]
         console.line(f"{name.replace('_', ' '):<9} {bits:.3f} bits per sample, restoration {gain:+.3f} dB")
     return 0
+
+
+def restore_command(options: argparse.Namespace, console: Console) -> int:
+    """``tilevault restore``"""
+    from tilevault.workflows.restore import restore_pictures
+
+    def say(done: "Restored | tuple[str, TilevaultError]") -> None:
+        if isinstance(done, tuple):
+            console.error(done[1], source=done[0])
+            return
+        console.record("restored", **done.to_json())
+        told = f"{done.restored} of {done.kind}, changed by {done.mean_change:.2f} on average"
+        console.line(f"{done.status:<8} {printable(done.path)}: {told}, {done.seconds:.1f} s")
+        if (compared := done.comparison) is not None:
+            psnr = f"PSNR {compared.psnr_before:.2f} to {compared.psnr_after:.2f} dB"
+            ssim = f"SSIM {compared.ssim_before:.4f} to {compared.ssim_after:.4f}"
+            console.line(f"         {psnr}, {ssim}")
+
+    with console.progress("restore") as progress:
+        failures = restore_pictures(
+            options.sources,
+            options.output,
+            options.model,
+            options.reference,
+            options.workers,
+            say,
+            progress.update,
+        )
+    code, count = gravest(failures), len(options.sources)
+    console.record("total", files=count, restored=count - len(failures), exit_code=code)
+    console.line(
+        f"{count - len(failures)} of {_counted(count, 'picture')} restored: estimates, not the originals"
+    )
+    return code

@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from tilevault.codecs.models.crops import Crops
     from tilevault.codecs.models.training import Progress, Settings, Training
 
-__all__ = ["Material", "Plan", "Trained", "collect", "curves", "train"]
+__all__ = ["Material", "Plan", "Planes", "PlanesOf", "Trained", "collect", "curves", "train"]
 
-Planes = dict[str, list[list[NDArray[np.int32]]]]
+Planes = dict[str, list[list[NDArray[Any]]]]
+PlanesOf = Callable[[NDArray[Any], bool], Sequence[NDArray[Any]]]
+"""From a tile (..., y, x), and whether its first of three axes is colours, to the planes to learn from."""
 
 TILE = 512
 TILES_PER_IMAGE = 16
@@ -88,18 +90,23 @@ STAGE_SHARES = {"entropy": 0.2, "choice": 0.8, "restoration": 8.0}
 """Iterations of the last are far shorter."""
 
 
-def collect(sources: Sequence[str], hold_out: Sequence[str] = (), besides: Path | None = None) -> Material:
+def collect(
+    sources: Sequence[str],
+    hold_out: Sequence[str] = (),
+    besides: Path | None = None,
+    planes_of: PlanesOf | None = None,
+) -> Material:
     """The planes of all images below ``sources`` that are stored losslessly and mean intensities.
 
     Left out: frames in a transfer syntax that loses (its traces would be learned), labels, masks of one bit,
-    and files that are not sound. ``besides``: a folder that is not looked into. Raises `InvalidRequest` for
-    a source that is not there.
+    and files that are not sound. ``besides``: a folder that is not looked into. ``planes_of``: by default
+    `codecs.models.crops.planes_of`. Raises `InvalidRequest` for a source that is not there.
     """
     material = Material()
     for image in _images(sources, besides or Path(sources[0], ".")):
         info, name = image.info, image.sources[0].name
         kept_out = any(fnmatch(name, pattern) for pattern in hold_out)
-        planes = _planes(image, info) if info is not None and _is_learnable(image, info) else []
+        planes = _planes(image, info, planes_of) if info is not None and _is_learnable(image, info) else []
         if info is None or not planes:
             material.names["left_out"].append(name)
             continue
@@ -136,15 +143,16 @@ def _kind(image: SourceImage, info: ImageInfo) -> str:
     return f"{modality or image.format}, {bands}, {info.dtype.name}"
 
 
-def _planes(image: SourceImage, info: ImageInfo) -> list[NDArray[np.int32]]:
-    from tilevault.codecs.models.crops import planes_of
+def _planes(image: SourceImage, info: ImageInfo, planes_of: PlanesOf | None) -> list[NDArray[Any]]:
+    from tilevault.codecs.models import crops
 
-    found: list[NDArray[np.int32]] = []
+    planes_of = planes_of or crops.planes_of
+    found: list[NDArray[Any]] = []
     try:
         with formats()[image.format].open_reader(image) as reader:
             tiles = _tiles(reader) if image.codec is None else _frames(image, image.codec, reader)
             for tile in tiles:
-                found += planes_of(tile, colour="c" in info.axes)
+                found += planes_of(tile, "c" in info.axes)
     except TilevaultError:
         return []  # a source that cannot be read teaches nothing; `add` says what is wrong with it
     return found
