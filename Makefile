@@ -7,6 +7,7 @@
 #   make fuzz       the decoder under them, RUNS damaged frames by path (FUZZER=libfuzzer: clang, guided by coverage)
 #   make viewer     the viewer of `tilevault serve`, with npm or with Node from PyPI
 #   make package    build the wheel and use it from an empty environment with only what it declares
+#   make test-peers  the server against Orthanc, dicomweb-client and others, which it installs
 #   make soak       the long-running tests         make bench   the benchmarks
 #   make bench-lossless   size and speed of the lossless tiles against the codecs of the field, on real images
 #   make bench-lossy      rate, quality and speed of the lossy tiles against theirs
@@ -37,10 +38,10 @@ export PYTHONNOUSERSITE := 1
 NATIVE := $(shell find codecs/native -type f -name '*.[hc]pp' 2>/dev/null)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(NATIVE)
 
-.PHONY: demo test lint types sanitize fuzz package soak bench bench-lossless bench-lossy bench-restore clean help viewer
+.PHONY: demo test test-peers lint types sanitize fuzz package soak bench bench-lossless bench-lossy bench-restore clean help viewer
 
 help:
-	@sed -n '3,14s/^# *//p' Makefile
+	@sed -n '3,15s/^# *//p' Makefile
 
 $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo 'Python 3.11 or newer (with venv) is needed; name one: make PYTHON=...' >&2; exit 1; }
@@ -78,6 +79,12 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "not soak" -n $(JOBS) --dist worksteal --durations=15 --durations-min=5 $(ARGS)
+
+# Debian packages are unpacked into build/peers, without root; what is not to be had makes its tests skip.
+test-peers: $(VENV)/.test
+	@tests/peers/install.sh
+	@$(PIP) 'dicomweb-client>=0.59'
+	TILEVAULT_PEERS=1 $(BIN)/python -m pytest -q -rs tests/peers $(ARGS)
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m soak --timeout=0 $(ARGS)

@@ -25,6 +25,7 @@ def ct_slice(
         "StudyInstanceUID": study,
         "SeriesInstanceUID": series,
         "InstanceNumber": str(number),
+        "PatientID": "TV-1",
         "Modality": "CT",
         "Rows": side,
         "Columns": side,

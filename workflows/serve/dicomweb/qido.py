@@ -74,6 +74,13 @@ REQUIRED = {
 """Of these those that are answered empty where an instance has none."""
 OF_LEVEL = {"study": STUDY_TAGS, "series": SERIES_TAGS, "instance": INSTANCE_TAGS}
 CHARSET = 0x00080005
+COUNTED = frozenset(
+    (
+        *(0x00080056, 0x00080061, 0x00080062, 0x00081190, 0x00083002, 0x00201206, 0x00201208),
+        0x00201209,
+    )
+)
+"""What no header has: made here, or left out."""
 
 
 @dataclass(frozen=True)
@@ -242,17 +249,8 @@ def _result(
     found = {key: value for key, value in indexed.items() if int(key, 16) in wanted}
     for tag in (tag for x in levels for tag in REQUIRED[x]):
         found.setdefault(tag_text(tag), {"vr": vr_of(tag)})
-    missing = asked.include - {int(key, 16) for key in found} - STUDY_TAGS - SERIES_TAGS - INSTANCE_TAGS
-    missing -= {
-        0x00080056,
-        0x00080061,
-        0x00080062,
-        0x00081190,
-        0x00201206,
-        0x00201208,
-        0x00201209,
-        0x00083002,
-    }
+    known = STUDY_TAGS | SERIES_TAGS | (INSTANCE_TAGS if level == "instance" else frozenset())
+    missing = asked.include - {int(key, 16) for key in found} - known - COUNTED
     if missing:
         found |= _from_header(services, row, level, frozenset(missing))
     found |= _counted(services, row, place, level, asked)

@@ -33,7 +33,11 @@ class Place:
             if uid is not None and not _UID.fullmatch(uid):
                 raise UnsafeName("a UID is 1 to 64 digits and dots")
         base = request.base_url
-        return cls(f"{base.scheme}://{base.netloc}{base.path.rstrip('/')}{PREFIX}", **named)
+        netloc, (host, port) = base.netloc, request.scope.get("server") or ("", None)
+        if base.port is None and base.hostname == host and port not in (None, 80, 443):
+            # Some clients (dicomweb-client) name the host without the port that they have connected to.
+            netloc = f"{netloc}:{port}"
+        return cls(f"{base.scheme}://{netloc}{base.path.rstrip('/')}{PREFIX}", **named)
 
     def conditions(self, level: str) -> list[Condition]:
         """What the path says of the rows of a level."""

@@ -200,7 +200,9 @@ class Intake:
         return received
 
     def _stored(self, principal: Principal, place: Place, received: _Received) -> Response:
-        outcomes, accepted_names = [], {}
+        outcomes: list[_Outcome] = []
+        sent: dict[str, Examined] = {}
+        again: list[Examined] = []
         sound = [name for name in received.names if _is_dicom(received.types[name])]
         for name in set(received.names) - set(sound):
             outcomes.append(_Outcome({"name": name}, NotRecognized.__name__))
@@ -208,22 +210,27 @@ class Intake:
             code = one.get("code") or _objection(one, principal, place)
             if code is not None:
                 outcomes.append(_Outcome(one, code))
+            elif one["sha256"] in sent:
+                again.append(one)
             else:
-                accepted_names[one["name"]] = one
-        outcomes += self._archived(received, accepted_names)
+                sent[one["sha256"]] = one
+        made = {one.examined["sha256"]: one for one in self._archived(received, list(sent.values()))}
+        outcomes += made.values()
+        # The same bytes twice are one instance, and have one result.
+        outcomes += [_Outcome(one, made[one["sha256"]].code) for one in again]
         outcomes.sort(key=lambda one: str(one.examined["name"]))
         return _results(outcomes, place)
 
-    def _archived(self, received: _Received, sound: Mapping[str, Examined]) -> list[_Outcome]:
+    def _archived(self, received: _Received, sound: Sequence[Examined]) -> list[_Outcome]:
         """Hand the sound files on, under names made of their UIDs, which the archive keeps."""
         if not sound:
             return []
         ready = received.folder / "ready"
         ready.mkdir(mode=0o700)
         given: dict[str, Examined] = {}
-        for name, one in sound.items():
+        for one in sound:
             target = _file_name(one, given)
-            (received.folder / name).rename(ready / target)
+            (received.folder / one["name"]).rename(ready / target)
             given[target] = one
         workers = max(1, self._services.settings.limits.threads // 2)
         told = store(self._children, ready, self._services.archive.path, received.size, workers)
