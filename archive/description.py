@@ -7,11 +7,13 @@ against the limits before anything is allocated.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from tilevault.archive.documents import parse
 from tilevault.archive.grid import DECOMPOSITIONS, TileGrid, reduced_extent, tile_shape
 from tilevault.archive.image import ImageInfo
 from tilevault.archive.limits import check_grid, check_info
@@ -32,6 +34,8 @@ is part of the format."""
 DOWNSAMPLINGS = ("lowpass53", "mean", "nearest")
 ROUND_TRIPS = ("file-exact", "metadata-exact", "lossy")
 EXACT = "exact"
+SMALL = 64 << 10
+"""Bytes of an ``image.json`` that is remembered, for whoever opens an image for each tile."""
 _CODECS: dict[str, type[TileCodec]] = {
     "tilevault.lossless": LosslessCodec,
     "tilevault.frame": FrameCodec,
@@ -221,6 +225,14 @@ class Description:
         }
 
     @classmethod
+    def from_bytes(cls, data: bytes) -> "Description":
+        """From ``source/image.json``; of small documents the last are remembered by their bytes.
+
+        Raises `ManifestCorrupt` or `LimitExceeded`.
+        """
+        return _remembered(data) if len(data) <= SMALL else cls.from_json(parse(data, "image.json"))
+
+    @classmethod
     def from_json(cls, document: Any) -> "Description":
         """Raises `ManifestCorrupt` or `LimitExceeded`."""
         try:
@@ -276,6 +288,11 @@ class Description:
         if self.info is None or self.codec is None:
             raise InvalidRequest(f"image {self.image} holds no pixels; its files are kept as they are")
         return self.info, self.codec
+
+
+@lru_cache(64)
+def _remembered(data: bytes) -> Description:
+    return Description.from_json(parse(data, "image.json"))
 
 
 def _text(value: Any) -> str:

@@ -51,12 +51,9 @@ def parse(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> Any:
     if excess := too_large(data, limit):
         raise ManifestCorrupt(f"{what}: {excess}", object=what)
     try:
-        document = json.loads(
-            data.decode("utf-8", "surrogatepass"),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-        )
-        _check_depth(document)
+        document = _DECODER.decode(data.decode("utf-8", "surrogatepass"))
+        if _containers(data) > MAX_DEPTH:
+            _check_depth(document)
     except (ValueError, RecursionError) as error:
         raise ManifestCorrupt(f"{what}: not a sound JSON document: {error}", object=what) from error
     return document
@@ -66,9 +63,13 @@ def too_large(data: bytes, limit: int = MAX_DOCUMENT) -> str | None:
     """What is too much in a document, by counting bytes before anything is made of them; None if nothing."""
     if len(data) > limit:
         return f"{len(data)} bytes, more than the {limit} allowed"
-    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS or data.count(b",") > MAX_VALUES:
+    if _containers(data) > MAX_CONTAINERS or data.count(b",") > MAX_VALUES:
         return f"more than {MAX_CONTAINERS} lists and objects or {MAX_VALUES} values"
     return None
+
+
+def _containers(data: bytes) -> int:
+    return data.count(b"[") + data.count(b"{")
 
 
 def seal(document: dict[str, Any]) -> bytes:
@@ -91,12 +92,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> Any:
     document = dict(pairs)
     if len(document) != len(pairs):
         raise ValueError("a key occurs twice")
-    if document.keys() == {_FLOAT}:
+    if len(document) == 1 and _FLOAT in document:
         if document[_FLOAT] not in ("nan", "inf", "-inf"):
             raise ValueError("not a float that needs a word")
         return float(document[_FLOAT])
-    if any(key.startswith("$") for key in document):
-        return {_unescaped(key): value for key, value in pairs}
+    for key in document:
+        if key[:1] == "$":
+            return {_unescaped(key): value for key, value in pairs}
     return document
 
 
@@ -108,6 +110,9 @@ def _unescaped(key: str) -> str:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
 
 def _check_depth(document: Any) -> None:

@@ -6,9 +6,10 @@ bind each resolution segment of each tile by BLAKE3. An image exists if and only
 exists and verifies.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from tilevault.archive.blobs import check_key
@@ -35,6 +36,11 @@ ENCODER_VERSION = 1
 ID_DIGITS = 32
 SHORTEST_ENTRY = 100
 """Bytes of a manifest's entry at least."""
+_USUAL = re.compile(
+    rb'\{(?:"inputs":"([0-9a-f]{64})",)?"key":"([a-z0-9._/-]+)","sha256":"([0-9a-f]{64})","size":(0|[1-9][0-9]{0,17})\}'
+)
+SMALL = 16 << 10
+"""Bytes of a commit record that is remembered: an archive that is opened for each read has the same ones."""
 FEW = 64
 """Entries that are looked for one by one before the whole manifest is read into values."""
 MAX_MANIFEST = 64 << 20
@@ -176,10 +182,19 @@ class StoredManifest:
         if at < 0:
             return None
         start, stop = self._data.rfind(b"{", 0, at), self._data.find(b"}", at) + 1
-        entry = ManifestObject.from_json(parse(self._data[start:stop], f"manifest of {self._commit.image}"))
+        entry = _entry(self._data[start:stop], f"manifest of {self._commit.image}")
         if entry.key != key or self._data.find(member, stop) >= 0:
             raise ManifestCorrupt(f"manifest of {self._commit.image}: lists {key} twice")
         return entry
+
+
+def _entry(data: bytes, what: str) -> ManifestObject:
+    """One entry from its JSON; of one that is spelt as usual the pattern says all there is to check."""
+    usual = _USUAL.fullmatch(data)
+    if usual is None:
+        return ManifestObject.from_json(parse(data, what))
+    inputs, key, digest, size = (None if part is None else part.decode() for part in usual.groups())
+    return ManifestObject(check_key(str(key)), int(size or 0), str(digest), inputs)
 
 
 def _check_manifest(data: bytes, commit: "CommitRecord") -> None:
@@ -234,7 +249,14 @@ class CommitRecord:
 
     @classmethod
     def from_bytes(cls, data: bytes, image: str, n: int) -> "CommitRecord":
-        """Read commit ``n`` of ``image``. Raises `ManifestCorrupt` if it is not exactly that."""
+        """Read commit ``n`` of ``image``; small ones are remembered by their bytes.
+
+        Raises `ManifestCorrupt` if it is not exactly that.
+        """
+        return _remembered(data, image, n) if len(data) <= SMALL else cls._parsed(data, image, n)
+
+    @classmethod
+    def _parsed(cls, data: bytes, image: str, n: int) -> "CommitRecord":
         what = f"commits/{image}/{n}.json"
         document = unseal(data, what)
         if document.pop("format", None) != FORMAT_VERSION:
@@ -254,6 +276,11 @@ class CommitRecord:
         if not sound:
             raise ManifestCorrupt(f"{what}: a field is not what it should be", image=image)
         return made
+
+
+@lru_cache(256)
+def _remembered(data: bytes, image: str, n: int) -> CommitRecord:
+    return CommitRecord._parsed(data, image, n)
 
 
 def _is_hex(text: Any, digits: int) -> bool:

@@ -22,7 +22,7 @@ from tilevault.archive.blobs import STAGING, LocalBlobs
 from tilevault.archive.cache import TileCache
 from tilevault.archive.check import CheckResult, check_image
 from tilevault.archive.description import Description
-from tilevault.archive.documents import MAX_DOCUMENT, parse, seal, sha256_hex, unseal
+from tilevault.archive.documents import MAX_DOCUMENT, seal, sha256_hex, unseal
 from tilevault.archive.generation import bits_array, forget_receipts, table_arrays
 from tilevault.archive.grid import DECOMPOSITIONS, TileGrid
 from tilevault.archive.image import ImageInfo, Window, Words, window_of
@@ -68,6 +68,7 @@ T = TypeVar("T")
 _ARCHIVE = "archive.json"
 _ID = re.compile("[0-9a-f]{32}")
 _FORMAT = {"format": "tilevault", "version": FORMAT_VERSION, "digests": ["sha256", "blake3-128", "crc32c"]}
+_SEALED_FORMAT = seal(_FORMAT)
 
 
 class Archive(Mapping[str, "Image"]):
@@ -95,7 +96,7 @@ class Archive(Mapping[str, "Image"]):
             data = self.blobs.read(_ARCHIVE, limit=MAX_COMMIT)
         except TileMissing as error:
             raise ImageNotFound(f"{self.location}: there is no archive here") from error
-        document = unseal(data, _ARCHIVE)
+        document = _FORMAT if data == _SEALED_FORMAT else unseal(data, _ARCHIVE)
         if document != _FORMAT:
             raise ManifestCorrupt(
                 f"{self.location}: format version {document.get('version')}; this reads {FORMAT_VERSION}"
@@ -390,7 +391,7 @@ class Image:
     @cached_property
     def description(self) -> Description:
         """What the generation says of itself."""
-        made = Description.from_json(parse(self.object("source/image.json"), "image.json"))
+        made = Description.from_bytes(self.object("source/image.json"))
         if made.image != self.id or image_id(made.kind, made.key, made.fidelity) != self.id:
             raise ManifestCorrupt(f"image {self.id}: is described as another image", image=self.id)
         return made
