@@ -18,12 +18,11 @@ from tilevault.workflows.serve.details import describe, listed, related_to, valu
 from tilevault.workflows.serve.encoding import FORMATS, encoded, fitting_format
 from tilevault.workflows.serve.pictures import (
     Part,
-    band_count,
     level_sides,
     limits_of,
     picture,
     pixels_of,
-    read_part,
+    read_samples,
     thumbnail_level,
     top_level,
 )
@@ -177,14 +176,14 @@ def _make(services: Services, image: Image, view: View, part: Part, format: str)
 
 
 async def _pixels(services: Services, request: Request) -> Response:
-    """``window=Y0:Y1,X0:X1`` of the level, positions along other axes, ``bidx``: samples as they are stored.
+    """``window=Y0:Y1,X0:X1`` of the level, positions along other axes, ``bidx``: what `Image.read` gives.
 
     Little-endian, C order, axes (c, y, x) or (y, x); the headers tell dtype, shape and axes.
     """
     image = await services.run(services.image, request.path_params["id"])
     info, level = pixels_of(image), request.path_params["level"]
-    if level > top_level(info):
-        raise InvalidRequest(f"levels are 0 to {top_level(info)}")
+    if level not in image.levels:
+        raise InvalidRequest(f"levels that are samples are {image.levels[0]} to {image.levels[-1]}")
     given = [(name, value) for name, value in request.query_params.multi_items() if name != "window"]
     rows, columns = parse_window(request.query_params.get("window"), *level_sides(info, level))
     view = View.parse(((n, v) for n, v in given if n != "bidx"), info)
@@ -208,7 +207,7 @@ async def _pixels(services: Services, request: Request) -> Response:
 
 def _bands(info: ImageInfo, given: list[str]) -> tuple[int, ...]:
     """Bands from 0; all of them where none is given."""
-    count = band_count(info)
+    count = info.shape[info.axes.index("c")] if "c" in info.axes else 1
     asked = tuple(whole_number(one, "bidx") - 1 for text in given for one in text.split(","))
     if not all(0 <= band < count for band in asked) or len(asked) > count:
         raise InvalidRequest(f"bidx: bands are 1 to {count}, each once")
@@ -216,7 +215,7 @@ def _bands(info: ImageInfo, given: list[str]) -> tuple[int, ...]:
 
 
 def _samples(image: Image, part: Part, bands: tuple[int, ...], view: View) -> tuple[bytes, tuple[int, ...]]:
-    values, _ = read_part(image, part, bands, view.index)
+    values = read_samples(image, part, bands, view.index)
     return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes(), values.shape
 
 
