@@ -41,7 +41,7 @@ BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(NATIVE)
 .PHONY: demo test test-peers lint types sanitize fuzz package soak bench bench-lossless bench-lossy bench-restore clean help viewer
 
 help:
-	@sed -n '3,15s/^# *//p' Makefile
+	@sed -n '/^#   make /s/^# *//p' Makefile
 
 $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo 'Python 3.11 or newer (with venv) is needed; name one: make PYTHON=...' >&2; exit 1; }

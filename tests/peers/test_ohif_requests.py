@@ -98,11 +98,17 @@ def test_a_study_is_opened(ask: Any, originals: dict[str, bytes]) -> None:
         ('multipart/related; type="application/octet-stream"; transfer-syntax="*"', "1.2.840.10008.1.2.1"),
         ("multipart/related; type=application/octet-stream; transfer-syntax=*", "1.2.840.10008.1.2.1"),
         (
-            'multipart/related; type="image/jls"; transfer-syntax="1.2.840.10008.1.2.4.80"; transfer-syntax="*"',
+            (
+                'multipart/related; type="image/jls"; transfer-syntax="1.2.840.10008.1.2.4.80"; '
+                'transfer-syntax="*"'
+            ),
             "1.2.840.10008.1.2.4.80",
         ),
         (
-            'multipart/related; type="image/jp2"; transfer-syntax="1.2.840.10008.1.2.4.90"; transfer-syntax="*"',
+            (
+                'multipart/related; type="image/jp2"; transfer-syntax="1.2.840.10008.1.2.4.90"; '
+                'transfer-syntax="*"'
+            ),
             "1.2.840.10008.1.2.4.90",
         ),
     ],

@@ -20,7 +20,7 @@ from typing import Any
 
 from tilevault.codecs.errors import StoreUnavailable
 
-__all__ = ["Children", "Examined", "examine", "store"]
+__all__ = ["Child", "Children", "Examined", "examine", "store"]
 
 LONGEST_LINE = 1 << 20
 EXAMINE_WALL = 60.0

@@ -158,11 +158,11 @@ def _drawn(
         headers["Warning"] = f'299 {place.service}: "not supported and not used: {", ".join(unsupported)}"'
     if held is not None and tag in (one.strip() for one in held.split(",")):
         return Response(status_code=304, headers=headers)
-    picture = draw(instance, numbers[0] - 1 if numbers else 0, look)
-    return Response(encode(picture, look, media), 200, headers, media)
+    picture = _draw(instance, numbers[0] - 1 if numbers else 0, look)
+    return Response(_encode(picture, look, media), 200, headers, media)
 
 
-def draw(instance: Instance, frame: int, look: Look) -> NDArray[np.uint8]:
+def _draw(instance: Instance, frame: int, look: Look) -> NDArray[np.uint8]:
     """A frame (from 0), or a part of it, as uint8, (y, x) or (y, x, 3), reduced about as far as is wanted."""
     info = instance.image.info
     assert info is not None
@@ -170,7 +170,7 @@ def draw(instance: Instance, frame: int, look: Look) -> NDArray[np.uint8]:
     x, y, width, height = look.region or (0, 0, columns, rows)
     if not (width > 0 and height > 0 and x + width <= columns and y + height <= rows):
         raise InvalidRequest(f"viewport: the part is not within {columns} x {rows}")
-    wide, high = fitted(look.viewport, width, height)
+    wide, high = _fitted(look.viewport, width, height)
     level = max(0, min(instance.image.levels[-1], int(math.log2(max(1.0, min(width / wide, height / high))))))
     if info.categorical or (width >> level) * (height >> level) == 0:
         level = 0
@@ -181,7 +181,7 @@ def draw(instance: Instance, frame: int, look: Look) -> NDArray[np.uint8]:
     return to_preview(values[stacked], _shown(instance, frame, info, look))
 
 
-def fitted(viewport: tuple[int, int] | None, width: int, height: int) -> tuple[int, int]:
+def _fitted(viewport: tuple[int, int] | None, width: int, height: int) -> tuple[int, int]:
     """Width and height of a picture of so many pixels that fits a viewport, its proportions kept."""
     if viewport is None:
         return width, height
@@ -222,14 +222,14 @@ def _of_frame(values: Sequence[Any] | None, frame: int) -> Any:
     return None if not values else values[0 if len(values) == 1 else frame]
 
 
-def encode(picture: NDArray[np.uint8], look: Look, media: str) -> bytes:
+def _encode(picture: NDArray[np.uint8], look: Look, media: str) -> bytes:
     """A picture, brought to its final size, as a file."""
     try:
         from PIL import Image
     except ImportError as error:
         raise UnsupportedSyntax("pictures need Pillow: pip install tilevault[serve]") from error
     made = Image.fromarray(picture)
-    width, height = fitted(look.viewport, *made.size)
+    width, height = _fitted(look.viewport, *made.size)
     if (width, height) != made.size:
         made = made.resize(
             (width, height), Image.Resampling.BOX if width < made.size[0] else Image.Resampling.BILINEAR

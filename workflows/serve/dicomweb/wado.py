@@ -122,10 +122,10 @@ def _answer(
         return Response(first, status, headers, parts[0][0].content_type)
     boundary = new_boundary()
     kind = f'multipart/related; type="{media}"; boundary={boundary}'
-    return StreamingResponse(in_threads(services, _multipart(parts, first, boundary)), status, headers, kind)
+    return StreamingResponse(_in_threads(services, _multipart(parts, first, boundary)), status, headers, kind)
 
 
-async def in_threads(services: "Services", pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _in_threads(services: "Services", pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     """The pieces of an answer, each made in the threads that all requests share."""
     while (piece := await services.run(next, pieces, None)) is not None:
         yield piece
@@ -177,7 +177,7 @@ def _metadata(services: "Services", place: Place, held: str | None) -> Response:
             yield b"," + model
         yield b"]"
 
-    return StreamingResponse(in_threads(services, body()), 200, headers, "application/dicom+json")
+    return StreamingResponse(_in_threads(services, body()), 200, headers, "application/dicom+json")
 
 
 def _models(services: "Services", found: Sequence[Found], place: Place) -> Iterator[bytes]:
