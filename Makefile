@@ -6,8 +6,8 @@
 #   make sanitize   the native core's own tests under address and undefined-behaviour sanitizers
 #   make fuzz       the decoder under them, RUNS damaged frames by path (FUZZER=libfuzzer: clang, guided by coverage)
 #   make viewer     the viewer of `tilevault serve`, with npm or with Node from PyPI
-#   make package    build the wheel and use it from an empty environment with only what it declares
-#   make test-peers  the server against Orthanc, dicomweb-client and others, which it installs
+#   make package    build the wheel and use it, the server too, from an empty environment with only what it declares
+#   make test-peers   the server against programs of others, which it installs: Orthanc, dicomweb-client, Chromium
 #   make soak       the long-running tests         make bench   the benchmarks
 #   make bench-lossless   size and speed of the lossless tiles against the codecs of the field, on real images
 #   make bench-lossy      rate, quality and speed of the lossy tiles against theirs
@@ -35,6 +35,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 unexport PYTHONPATH
 export PYTHONNOUSERSITE := 1
 
+VIEWER := workflows/serve/viewer
 NATIVE := $(shell find codecs/native -type f -name '*.[hc]pp' 2>/dev/null)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(NATIVE)
 
@@ -81,9 +82,10 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "not soak" -n $(JOBS) --dist worksteal --durations=15 --durations-min=5 $(ARGS)
 
 # Debian packages are unpacked into build/peers, without root; what is not to be had makes its tests skip.
-test-peers: $(VENV)/.test
+test-peers: $(VENV)/.test $(VIEWER)/dist/index.html
 	@tests/peers/install.sh
-	@$(PIP) 'dicomweb-client>=0.59'
+	@for peer in 'dicomweb-client>=0.59' 'playwright>=1.49'; do $(PIP) "$$peer" \
+		|| echo "$$peer cannot be installed: its tests will skip" >&2; done
 	TILEVAULT_PEERS=1 $(BIN)/python -m pytest -q -rs tests/peers $(ARGS)
 
 soak: $(VENV)/.test
@@ -151,7 +153,6 @@ fuzz: $(VENV)/.build-tools
 
 # Node comes from PyPI where there is no npm. The lock file says which packages, to the digest; none of their
 # scripts is run.
-VIEWER := workflows/serve/viewer
 viewer: $(VIEWER)/dist/index.html
 NPM := $(shell command -v npm)
 $(VIEWER)/dist/index.html: $(VIEWER)/package-lock.json $(VIEWER)/build.mjs $(wildcard $(VIEWER)/src/*) \
@@ -161,8 +162,8 @@ $(VIEWER)/dist/index.html: $(VIEWER)/package-lock.json $(VIEWER)/build.mjs $(wil
 		&& npm run --silent build
 	@echo "built $(VIEWER)/dist"
 
-# The wheel as a stranger gets it: no extras, no checkout in sight, no torch.
-package: $(VENV)/.build-tools
+# The wheel as a stranger gets it: no checkout in sight, no torch; first without extras, then with the server's.
+package: $(VENV)/.build-tools $(VIEWER)/dist/index.html
 	@rm -rf build/package && mkdir -p build/package
 	@$(BIN)/python -m pip --disable-pip-version-check --quiet --quiet wheel --no-deps --no-build-isolation \
 		--config-settings build-dir=build/wheel --wheel-dir build/package .
@@ -173,6 +174,9 @@ package: $(VENV)/.build-tools
 		&& tilevault add "$$shipped" archive && tilevault verify archive --depth pixels \
 		&& tilevault export archive -o export && cmp "$$shipped" export/CT_small.dcm \
 		&& python -c 'import importlib.util as u, tilevault; exit("site-packages" not in tilevault.__file__ or bool(u.find_spec("torch")))'
+	@build/package/venv/bin/python -m pip --disable-pip-version-check --quiet --quiet install \
+		"$$(echo build/package/*.whl)[serve]"
+	@cd build/package && venv/bin/python -P ../../tests/packaged_viewer.py archive
 
 clean:
 	rm -rf build $(VENV) demo $(VIEWER)/dist $(VIEWER)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis

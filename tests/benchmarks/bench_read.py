@@ -5,9 +5,9 @@ default: generated, see `collection.scene`), mirrored until it fills it. It is a
 defaults, and written as a COG (deflate, with and without predictor; blocks of 512 x 512). Then, warm:
 
 * tile: a random aligned 512 x 512 tile, on one thread. *decode*: its bytes, already in memory, through the
-  codec. *open image*: `Image.read`. *open nothing*: archive, image and tile for each. *COG*: `rasterio.open` and
-  read for each. They take turns, tile by tile; of each tile and way the least of ``--repeat`` times counts,
-  then the median over tiles (others on the machine only ever make a read slower).
+  codec. *open image*: `Image.read`. *open nothing*: archive, image and tile for each. *COG*: `rasterio.open`
+  and read for each. They take turns, tile by tile; of each tile and way the least of ``--repeat`` times
+  counts, then the median over tiles (others on the machine only ever make a read slower).
 * window: 2048 x 2048 on one thread and on all.
 * preview: all of it at 1/16, bytes and time against all of it at full size.
 * prefix: a scene with low-pass levels: bytes of a window at levels 1 and 2.
