@@ -22,7 +22,7 @@ from rasterio import Affine
 import independent_reader
 import nn_twin
 from tilevault import Archive, add
-from tilevault.archive import tile_reader
+from tilevault.archive import parallel
 from tilevault.archive.store import Image
 from tilevault.codecs.weights import CURRENT_MODEL
 
@@ -89,7 +89,7 @@ def test_threads(threads: int, archive: Path, expected: str, monkeypatch: pytest
         used.add(threading.get_ident())
 
     with ThreadPoolExecutor(threads, initializer=meet) as pool:
-        monkeypatch.setattr(tile_reader, "_pool", lambda: pool)
+        monkeypatch.setattr(parallel, "_pool", lambda far: pool)
         found = digest(only(archive).read())
     assert len(used) == threads
     assert found == expected

@@ -12,11 +12,14 @@ defaults, and written as a COG (deflate, with and without predictor; blocks of 5
 * preview: all of it at 1/16, bytes and time against all of it at full size.
 * prefix: a scene with low-pass levels: bytes of a window at levels 1 and 2.
 * requests: what a web server on this machine is asked for, for windows and a preview.
+* http: the samples of random aligned tiles from `tilevault serve`, a process of its own, by one client that
+  keeps its connection, and by `Image.read` here, in turn. The server's cache is too small for the tiles.
 
     python tests/benchmarks/bench_read.py [--side N] [--texture band.tif] [--archive folder] [--json out.json]
 """
 
 import argparse
+import http.client
 import json
 import platform
 import random
@@ -36,6 +39,7 @@ from rasterio.windows import Window as RasterWindow
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import collection
+import serve_zoo
 from tilevault import Archive, add
 from tilevault.archive import Image, TileCache, Window
 from tilevault.archive.blobs import LocalBlobs
@@ -95,12 +99,9 @@ def tile_bars(folder: Path, name: str, cogs: dict[str, Path], tiles: int, repeat
     """Milliseconds of a tile, each way."""
     image = Archive.open(folder)[name]
     reader, cached = image.readers["data"], Archive.open(folder, cache=TileCache(1 << 30))[name]
-    whole = [n // TILE for n in image.shape]
-    chosen = random.Random(7)
-    places = [(chosen.randrange(whole[0]), chosen.randrange(whole[1])) for _ in range(tiles)]
     least: dict[str, list[float]] = {}
-    for y, x in places:
-        window = Window((y * TILE, x * TILE), ((y + 1) * TILE, (x + 1) * TILE))
+    for y, x in random_tiles(image, tiles):
+        window = tile_window(y, x)
         data = reader.tile_bytes((y, x), reader.array.codec.resolutions)
         pixels = image.read(window)
         ways: dict[str, Callable[[], Any]] = {
@@ -120,6 +121,41 @@ def tile_bars(folder: Path, name: str, cogs: dict[str, Path], tiles: int, repeat
         for way, found in times.items():
             least.setdefault(way, []).append(min(found))
     return {way: 1e3 * median(found) for way, found in least.items()}
+
+
+def random_tiles(image: Image, tiles: int) -> list[tuple[int, int]]:
+    """Rows and columns of whole tiles, none twice."""
+    rows, columns = (n // TILE for n in image.shape)
+    return [divmod(n, columns) for n in random.Random(7).sample(range(rows * columns), tiles)]
+
+
+def tile_window(y: int, x: int) -> Window:
+    """A tile's samples."""
+    return Window((y * TILE, x * TILE), ((y + 1) * TILE, (x + 1) * TILE))
+
+
+def http_bar(folder: Path, name: str, tiles: int, repeat: int) -> dict[str, float]:
+    """Milliseconds of a tile here and from the server; of each tile the least of all rounds, then the median."""
+    image = Archive.open(folder)[name]
+    places = random_tiles(image, tiles)
+    times: dict[str, list[list[float]]] = {"here": [], "http": []}
+    with serve_zoo.running(folder, "--cache", 16) as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"))
+
+        def ask(y: int, x: int) -> bytes:
+            window = ",".join(f"{n * TILE}:{(n + 1) * TILE}" for n in (y, x))
+            connection.request("GET", f"/api/images/{name}/pixels/0?window={window}")
+            return connection.getresponse().read()
+
+        for y, x in places:
+            here = image.read(tile_window(y, x))
+            if ask(y, x) != here.astype(here.dtype.newbyteorder("<")).tobytes():
+                raise SystemExit("the server gives other samples")
+        for _ in range(repeat):
+            times["here"].append([seconds(lambda p=p: image.read(tile_window(*p))) for p in places])
+            times["http"].append([seconds(lambda p=p: ask(*p)) for p in places])
+        connection.close()
+    return {way: 1e3 * median(map(min, zip(*found, strict=True))) for way, found in times.items()}
 
 
 def read_cog(path: Path, y: int, x: int) -> np.ndarray[Any, Any]:
@@ -219,10 +255,11 @@ def report(result: dict[str, Any]) -> None:
         print(f"  tile, {way:28} {ms:7.3f} ms   {ms / decode:5.2f} x decode")
     cog = min(ms for way, ms in tile.items() if way.startswith("COG"))
     bar("tile, image open / decode", tile["open image"] / decode, 1.3)
-    bar("tile, nothing open / decode", tile["open nothing"] / decode, 1.3)
     bar("tile, nothing open / faster COG", tile["open nothing"] / cog, 1.0)
+    bar("tile, HTTP / image open", result["http"]["http"] / result["http"]["here"], 3.0)
     bar("preview 1/16, share of bytes", preview["bytes_of_all"], 0.02)
     bar("preview 1/16, share of time", preview["time_of_full"], 0.02)
+    print(f"  tile over HTTP {result['http']['http']:.3f} ms, here {result['http']['here']:.3f} ms")
     threads = result["threads"]
     print(f"  2048 x 2048: {threads['one_thread_ms']:.1f} ms on one thread, {threads['times']:.2f} x on all")
     print(f"  prefix: {result['prefix']}")
@@ -276,6 +313,7 @@ def measured(scratch: Path, passing: Path, options: argparse.Namespace) -> dict[
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "date": time.strftime("%Y-%m-%d"),
         "tile": tile_bars(folder, image.id, cogs, options.tiles, options.repeat),
+        "http": http_bar(folder, image.id, options.tiles, options.repeat),
         "threads": threads_bar(image, options.repeat),
         "preview": preview_bar(folder, image.id, options.repeat),
         "prefix": prefix_bar(passing, band),
