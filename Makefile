@@ -12,6 +12,8 @@
 #   make bench-lossless   size and speed of the lossless tiles against the codecs of the field, on real images
 #   make bench-lossy      rate, quality and speed of the lossy tiles against theirs
 #   make bench-restore    what restoring decoded JPEG and JPEG 2000 gains, beside the restoration of our tiles
+#   make bench-read       what a tile, a window and a preview cost, beside decoding alone and beside rasterio
+#   make bench-serve      the server in front of fifty viewers
 #   make clean      remove everything that the above made
 #
 # The package is installed in editable redirect mode: Python edits are live, and the stamp files
@@ -39,7 +41,7 @@ VIEWER := workflows/serve/viewer
 NATIVE := $(shell find codecs/native -type f -name '*.[hc]pp' 2>/dev/null)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(NATIVE)
 
-.PHONY: demo test test-peers lint types sanitize fuzz package soak bench bench-lossless bench-lossy bench-restore clean help viewer
+.PHONY: demo test test-peers lint types sanitize fuzz package soak bench bench-lossless bench-lossy bench-restore bench-read bench-serve clean help viewer
 
 help:
 	@sed -n '/^#   make /s/^# *//p' Makefile
@@ -108,6 +110,13 @@ bench-lossy: $(VENV)/.test
 bench-restore: $(VENV)/.test
 	@$(PIP) 'torch>=2.6' 'pillow>=10'
 	$(BIN)/python tests/benchmarks/bench_restore.py --out build/bench $(ARGS)
+
+# A scene of 20,000 x 20,000: 2 GB of disk for a while. ARGS="--texture BAND.tif" for one made of a real band.
+bench-read: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/bench_read.py $(ARGS)
+
+bench-serve: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/bench_serve.py $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

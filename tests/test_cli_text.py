@@ -98,6 +98,7 @@ def test_every_command_has_json_and_debug() -> None:
         "token",
         "reindex",
         "train",
+        "restore",
     }
     for command in commands.choices.values():
         assert {"--json", "--debug"} <= set(command._option_string_actions)

@@ -65,11 +65,23 @@ def test_examples_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     namespace: dict[str, Any] = {"__name__": "example"}
-    for block in blocks(path):
-        if block.language == "python":
-            run_python(path, block, namespace)
-        elif block.language == "sh" and "no-run" not in block.words:
-            run_shell(path, block)
+    try:
+        for block in blocks(path):
+            if block.language == "python":
+                run_python(path, block, namespace)
+            elif block.language == "sh" and "no-run" not in block.words:
+                run_shell(path, block)
+    finally:
+        end_programs(namespace)
+
+
+def end_programs(namespace: dict[str, Any]) -> None:
+    """Of an example that failed midway: what it left running would fail another test when it is collected."""
+    for program in namespace.values():
+        if isinstance(program, subprocess.Popen):
+            program.kill()
+            with program:
+                pass  # leaving it closes its pipes and waits
 
 
 def run_python(path: Path, block: Block, namespace: dict[str, Any]) -> None:
