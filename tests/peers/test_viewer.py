@@ -5,9 +5,6 @@ What is on the screen is compared with what is in the archive, pixel by pixel wh
 
 import re
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,50 +15,18 @@ import pytest
 
 import collection
 import tilevault
-from tilevault import Archive
-from tilevault.archive import Image
+from browsing import SHOWN, Served, chromium, drawn, find_chromium, point, show, until
 from tilevault.workflows.serve import viewer
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 pytestmark = [
     pytest.mark.peers,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
+    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium"),
     pytest.mark.skipif(not (viewer.BUILT / "index.html").exists(), reason="not built: make viewer"),
 ]
 
-SERVE = "import sys; from tilevault.workflows.cli import main; sys.exit(main())"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 DESKTOP, PHONE = {"width": 1200, "height": 800}, {"width": 360, "height": 740}
-SHOWN = ".screen:not(.busy)"
-
-
-class Served:
-    """A running server and the archive behind it."""
-
-    def __init__(self, archive: Path) -> None:
-        command = [sys.executable, "-c", SERVE, "serve", str(archive), "--port", "0"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        found = re.search(r"http://[^ ]+", line)
-        assert found, line
-        self.url = found[0].strip()
-        self.images = dict(Archive.open(archive).items())
-
-    def image(self, kind: str, lossy: bool = False) -> Image:
-        """The CT (``medical``) or the scene (``satellite``)."""
-        (found,) = (
-            image
-            for image in self.images.values()
-            if image.info and image.info.kind == kind and (image.round_trip == "lossy") == lossy
-        )
-        return found
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +49,8 @@ def served(folder: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -109,48 +72,6 @@ def complain(complaints: list[str], said: Any) -> None:
     """Take note of what the browser says, but for its advice on how these tests read canvases."""
     if said.type in ("error", "warning") and "willReadFrequently" not in said.text:
         complaints.append(said.text)
-
-
-def until(page: Any, expression: str, seconds: float = 20) -> None:
-    """Wait until an expression is true. (Playwright's own way needs `eval`, which the policy forbids.)"""
-    end = time.monotonic() + seconds
-    while not page.evaluate(expression):
-        assert time.monotonic() < end, expression
-        page.wait_for_timeout(50)
-
-
-def show(page: Any, served: Served, image: Image, query: str = "") -> None:
-    """Open an image and wait until all of it that is in view has come."""
-    page.goto(f"{served.url}#/image/{image.id}{query}")
-    page.wait_for_selector(SHOWN)
-    until(page, "document.querySelector('.zoom').textContent !== ''")
-
-
-def point(page: Any, x: float, y: float) -> tuple[int, int, str]:
-    """Point at a share of the first screen: pixel (x, y) that the viewer names there, and what it says."""
-    box = page.locator(".screen").first.bounding_box()
-    # What stood there before may be of another slice.
-    page.mouse.move(box["x"] + 2, box["y"] + 2)
-    page.wait_for_timeout(150)
-    # The middle of the pixel of the screen that `drawn` reads.
-    across, down = int(box["width"] * x) + 0.5, int(box["height"] * y) + 0.5
-    page.mouse.move(box["x"] + across, box["y"] + down)
-    until(page, "/x \\d+/.test(document.querySelector('.readout .where').textContent)")
-    page.wait_for_timeout(150)
-    until(page, "document.querySelector('.readout .what').textContent !== ''")
-    found = re.search(r"x (\d+), y (\d+)", page.inner_text(".readout .where"))
-    assert found
-    return int(found[1]), int(found[2]), page.inner_text(".readout .what")
-
-
-def drawn(page: Any, x: float, y: float, screen: int = 0) -> list[int]:
-    """RGBA at a share of a screen's canvas."""
-    script = """([x, y, n]) => {
-        const canvas = document.querySelectorAll('.screen')[n].querySelector('.openseadragon-canvas canvas');
-        const [i, j] = [Math.floor(x * canvas.width), Math.floor(y * canvas.height)];
-        return [...canvas.getContext('2d').getImageData(i, j, 1, 1).data];
-    }"""
-    return list(page.evaluate(script, [x, y, screen]))
 
 
 def state(page: Any) -> dict[str, str]:
@@ -311,6 +232,9 @@ def test_the_quality_map_has_a_legend_and_tells_the_numbers_of_a_tile(page: Any,
     canvas = "document.querySelector('.quality-map')"
     count = f"{canvas}.getContext('2d').getImageData(0,0,{canvas}.width,{canvas}.height).data.some(v => v)"
     assert page.evaluate(count)
+    # Over colours of its own the map's would not be those of its legend.
+    grey = "getComputedStyle(document.querySelector('.openseadragon-canvas canvas:not(.quality-map)')).filter"
+    assert "grayscale(1)" in page.evaluate(grey)
     page.keyboard.press("q")
     assert "quality" not in state(page)
     assert page.evaluate(f"{canvas}.hidden")
@@ -338,6 +262,7 @@ def test_two_copies_move_in_step(page: Any, served: Served) -> None:
         page.wait_for_timeout(300)
         places.append(page.inner_text(".readout .where"))
     assert places[0] == places[1]
+    assert re.fullmatch(r"lossy, psnr=45: -?[\d.]+ HU", page.inner_text(".readout .beside"))
     # What is drawn is each image's own.
     show(page, served, image, f"?z=4&with={other.id}&at=90.5,70.5,6")
     until(page, "document.querySelectorAll('.screen:not(.busy)').length === 2")

@@ -68,6 +68,11 @@ export function isLossy(entry: { fidelity: string }): boolean {
   return entry.fidelity !== "exact";
 }
 
+/** What tells the copies of an image apart. */
+export function captionOf(entry: { fidelity: string }): string {
+  return isLossy(entry) ? `lossy, ${entry.fidelity}` : "lossless";
+}
+
 /** Values at a pixel. */
 export interface Values {
   values: (number | null)[];

@@ -229,6 +229,7 @@ export class ImageView {
     this.stage.arrange(other, mode);
     if (at) this.stage.go(at);
     this.quality.restore(other);
+    this.readout.compare(other);
     this.refresh();
   }
 

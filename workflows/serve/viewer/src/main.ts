@@ -39,6 +39,9 @@ document.querySelector(".skip")!.addEventListener("click", (event) => {
   main?.setAttribute("tabindex", "-1");
   main?.focus();
 });
+// The ring around an image that has the focus is for those who use keys; a touch gives it the focus, too.
+addEventListener("keydown", () => document.documentElement.toggleAttribute("data-keys", true), { capture: true });
+addEventListener("pointerdown", () => document.documentElement.removeAttribute("data-keys"), { capture: true });
 addEventListener("hashchange", () => {
   if (!shown || format(shown) !== location.hash) open();
 });

@@ -1,13 +1,12 @@
 // The sections of the panel beside an image, but for how it is displayed.
 
 import type { ImageState } from "./address";
-import { isLossy, problem, type ImageDetail, type QualityMap } from "./api";
+import { captionOf, isLossy, problem, type ImageDetail, type QualityMap } from "./api";
 import { inWords } from "./catalogue";
 import type { DisplayHost } from "./display";
 import { field, h, select, throttle } from "./dom";
 import { bytes, value } from "./numbers";
 import { legend, measureName, QualityMaps, type QualityOverlay } from "./quality";
-import { captionOf } from "./stage";
 
 type Overlays = () => { overlay: QualityOverlay; details: ImageDetail[] }[];
 
@@ -34,7 +33,7 @@ export function qualityPanel(host: DisplayHost, index: () => Record<string, numb
   const numbers = h("dl", { class: "numbers" });
   const hint = h("p", { class: "note" }, "Point at a tile for its numbers.");
   const choice = select([["", "Not shown"]], "", (measure) => host.change({ ...host.state(), quality: measure || null }));
-  const strength = h("input", { type: "range", min: 0.1, max: 1, step: 0.05, value: 0.55, oninput: () => paint() });
+  const strength = h("input", { type: "range", min: 0.1, max: 1, step: 0.05, value: 0.6, oninput: () => paint() });
   const strengthField = field("Opacity of the map", strength);
   const element = h("div", { class: "stack" }, field("Map over the image", choice), strengthField, key, numbers, hint);
 

@@ -92,7 +92,7 @@ export class QualityOverlay {
   readonly canvas = h("canvas", { class: "quality-map", "aria-hidden": "true" });
   private map: QualityMap | null = null;
   private marked: [number, number] | null = null;
-  opacity = 0.55;
+  opacity = 0.6;
 
   constructor(private readonly pane: Pane) {
     pane.viewer.canvas.append(this.canvas);

@@ -1,23 +1,36 @@
 // The line under an image: where the pointer is, in pixels and on the map, and what is there.
 
-import { imagePath, json, type ImageDetail, type Values } from "./api";
+import { captionOf, imagePath, json, type ImageDetail, type Values } from "./api";
 import { bandName } from "./display";
 import { h, throttle } from "./dom";
 import { value } from "./numbers";
 
 const EVERY_MS = 90;
 
+type Words = (string | Node)[];
+
 export class Readout {
   readonly element = h("div", { class: "readout" });
   private readonly where = h("span", { class: "where" });
   private readonly what = h("output", { class: "what" });
+  private readonly beside = h("output", { class: "beside" });
+  private other: ImageDetail | null = null;
   private asking: AbortController | null = null;
   private readonly ask: (query: string) => void;
 
   constructor(private readonly detail: ImageDetail, private readonly index: () => Record<string, number>) {
-    this.element.append(this.where, this.what);
+    this.element.append(this.where, this.what, this.beside);
     this.ask = throttle(EVERY_MS, (query) => void this.fetch(query));
+    this.compare(null);
     this.at(null);
+  }
+
+  /** What the pixels of another image are told beside. */
+  compare(other: ImageDetail | null): void {
+    this.other = other;
+    this.beside.textContent = "";
+    // Room for the second line from the start: the image must not move when it comes.
+    this.element.classList.toggle("long", Boolean(other) || (this.detail.shape[this.detail.axes.indexOf("c")] ?? 1) > 1);
   }
 
   /** Shows a pixel of level 0, or nothing. */
@@ -25,7 +38,7 @@ export class Readout {
     if (!pixel) {
       this.asking?.abort();
       this.where.textContent = matchMedia("(hover: none)").matches ? "Tap the image to read its values." : "Point at the image to read its values.";
-      this.what.textContent = "";
+      this.what.textContent = this.beside.textContent = "";
       return;
     }
     const [x, y] = pixel;
@@ -48,22 +61,30 @@ export class Readout {
   private async fetch(query: string): Promise<void> {
     this.asking?.abort();
     const mine = (this.asking = new AbortController());
-    try {
-      const found = await json<Values>(`${imagePath(this.detail.id)}/values?${query}`, mine.signal);
-      if (!mine.signal.aborted) this.what.textContent = valuesInWords(found, this.detail);
-    } catch {
-      if (!mine.signal.aborted) this.what.textContent = "no value";
-    }
+    const [here, there] = await Promise.all([this.detail, this.other].map((of) => of && valueOf(of, query, mine.signal)));
+    if (mine.signal.aborted) return;
+    this.what.replaceChildren(...(here ?? []));
+    this.beside.replaceChildren(...(this.other && there ? [`${captionOf(this.other)}: `, ...there] : []));
+  }
+}
+
+async function valueOf(detail: ImageDetail, query: string, signal: AbortSignal): Promise<Words> {
+  try {
+    return valuesInWords(await json<Values>(`${imagePath(detail.id)}/values?${query}`, signal), detail);
+  } catch {
+    return ["no value"];
   }
 }
 
 /** Rescaled values with their unit, and what is stored where that differs. */
-export function valuesInWords(found: Values, detail: ImageDetail): string {
+function valuesInWords(found: Values, detail: ImageDetail): Words {
   const { values, rescaled } = found;
-  if (!found.valid) return "no data";
+  if (!found.valid) return ["no data"];
   const unit = found.unit ? ` ${found.unit}` : "";
   const list = (numbers: (number | null)[]) =>
     numbers.map((n, i) => (numbers.length > 1 ? `${bandName(detail, i)} ${value(n)}`.trim() : value(n))).join(", ");
   const same = !rescaled || rescaled.every((n, i) => n === values[i]);
-  return same ? `${list(values)}${unit}` : `${list(rescaled)}${unit} (stored ${list(values)})`;
+  if (same) return [`${list(values)}${unit}`];
+  // A narrow screen leaves out what is stored.
+  return [`${list(rescaled)}${unit}`, h("span", { class: "stored" }, ` (stored ${values.map(value).join(", ")})`)];
 }

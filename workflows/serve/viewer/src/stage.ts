@@ -1,7 +1,7 @@
 // The panes of an image page: one, two in step, or one with a divider between two images.
 
 import type { CompareMode } from "./address";
-import { isLossy, type ImageDetail, type Problem } from "./api";
+import { captionOf, type ImageDetail, type Problem } from "./api";
 import { h } from "./dom";
 import { clamp } from "./numbers";
 import { orientationMarks } from "./overlays";
@@ -173,8 +173,11 @@ export class Stage {
     const whole = h("canvas", { width: first.width * this.views.length, height: first.height });
     const pen = whole.getContext("2d")!;
     this.views.forEach(({ pane, overlay }, i) => {
+      const covered = !overlay.canvas.hidden && overlay.canvas.width > 0;
+      pen.filter = covered ? "grayscale(1) brightness(.6)" : "none";
       pen.drawImage(pane.canvas, i * first.width, 0);
-      if (!overlay.canvas.hidden && overlay.canvas.width) {
+      pen.filter = "none";
+      if (covered) {
         pen.drawImage(overlay.canvas, i * first.width, 0, first.width, first.height);
       }
     });
@@ -187,9 +190,4 @@ export class Stage {
     this.leader = 0;
     this.element.replaceChildren();
   }
-}
-
-/** What tells the copies of an image apart. */
-export function captionOf(entry: { fidelity: string }): string {
-  return isLossy(entry) ? `lossy, ${entry.fidelity}` : "lossless";
 }
