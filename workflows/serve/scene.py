@@ -48,6 +48,10 @@ MAX_SIDE = 4096
 """Pixels along a side of an answer at most."""
 MAX_SAMPLES = 1 << 26
 """Samples that are read for an answer at most."""
+MAX_ANSWER = 1 << 24
+"""Samples of an answer, of all its bands, at most."""
+AT_ONCE = 1 << 22
+"""Samples that are warped together; of more, each band is by itself, so that memory has a bound."""
 STATISTICS_SIDE = 1024
 """Statistics are of the level of about this many pixels along its longer side, as TiTiler's are."""
 
@@ -69,7 +73,8 @@ class SceneReader(BaseReader):
     input: Image = attr.ib()
     tms: morecantile.TileMatrixSet = attr.ib(default=WEB_MERCATOR_TMS)
 
-    _usual: dict[int, tuple[float, float]] = attr.ib(init=False, factory=dict)
+    usual_limits: dict[int, tuple[float, float]] = attr.ib(factory=dict, alias="usual", repr=False)
+    """What `usual` has found, by band; readers of one image may share it."""
 
     def __attrs_post_init__(self) -> None:
         info = self.input.info
@@ -186,12 +191,12 @@ class SceneReader(BaseReader):
 
     def usual(self, index: int) -> tuple[float, float]:
         """2nd and 98th percentile of a band, found once; 0 and 1 where it holds no number."""
-        if index not in self._usual:
+        if index not in self.usual_limits:
             band = self.statistics(indexes=(index,))[f"b{index}"]
             low, high = (float(getattr(band, name, math.nan)) for name in ("percentile_2", "percentile_98"))
             found = (low, high) if math.isfinite(low) and math.isfinite(high) else (0.0, 1.0)
-            self._usual[index] = found
-        return self._usual[index]
+            self.usual_limits[index] = found
+        return self.usual_limits[index]
 
     def tile(
         self,
@@ -352,22 +357,33 @@ class SceneReader(BaseReader):
         self, grid: Affine, shape: tuple[int, int], crs: CRS, chosen: tuple[int, ...], resampling: str
     ) -> Values:
         """Values (band, y, x) on ``grid``."""
+        if math.prod(shape) * len(chosen) > MAX_ANSWER:
+            raise LimitExceeded(f"{shape} samples of {len(chosen)} bands in one answer", limit=MAX_ANSWER)
         method = Resampling["nearest" if self._info.categorical else resampling]
         place = self._under(grid, shape, crs)
         if place is None:
             return np.ma.MaskedArray(np.zeros((len(chosen), *shape), self._info.dtype), True)
         window, level = place
         values = self._read(window, level, chosen)
-        # In float64, where every integer of up to 32 bits is itself, NaN can say "no pixel here".
-        source = np.where(np.ma.getmaskarray(values), np.nan, values.data.astype(np.float64))
         found = level_transform(self._info, level, self._downsampling)
         assert found is not None, "looked at when the reader was made"
         warped = np.full((len(chosen), *shape), np.nan)
+        together = len(chosen) if values.size <= AT_ONCE else 1
+        for i in range(0, len(chosen), together):
+            # In float64, where every integer of up to 32 bits is itself, NaN can say "no pixel here".
+            source = values.data[i : i + together].astype(np.float64)
+            source[np.ma.getmaskarray(values)[i : i + together]] = np.nan
+            self._warp(source, warped[i : i + together], moved(Affine(*found), window), grid, crs, method)
+        return _as(np.ma.masked_invalid(warped), self._info.dtype)
+
+    def _warp(
+        self, source: Any, target: Any, placing: Affine, grid: Affine, crs: CRS, method: Resampling
+    ) -> None:
         translated(
             lambda: reproject(
                 source,
-                warped,
-                src_transform=moved(Affine(*found), window),
+                target,
+                src_transform=placing,
                 src_crs=self.crs,
                 src_nodata=np.nan,
                 dst_transform=grid,
@@ -378,7 +394,6 @@ class SceneReader(BaseReader):
                 UNIFIED_SRC_NODATA="NO",
             )
         )
-        return _as(np.ma.masked_invalid(warped), self._info.dtype)
 
     def _under(self, grid: Affine, shape: tuple[int, int], crs: CRS) -> tuple[Window, int] | None:
         """The window of the best level that lies under ``grid``; None where there is none of the image."""
