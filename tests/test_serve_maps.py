@@ -22,7 +22,7 @@ from tilevault.archive import Archive
 from tilevault.codecs.errors import ImageNotFound, InvalidRequest, LimitExceeded
 from tilevault.workflows import add
 from tilevault.workflows.serve import maps as maps_module
-from tilevault.workflows.serve import scene as scene_module
+from tilevault.workflows.serve import raster as raster_module
 from tilevault.workflows.serve.app import create_app
 from tilevault.workflows.serve.scene import NotGeoreferenced, SceneReader
 from tilevault.workflows.serve.settings import Settings
@@ -155,7 +155,7 @@ def test_a_coarse_tile_reads_a_coarse_level(archive: Archive, monkeypatch: pytes
     read = type(scene.input).read
 
     def noted(image: Any, window: Any = None, level: int = 0, index: Any = None, restore: bool = True) -> Any:
-        asked.append((level, window.shape))
+        asked.append((level, window.shape[-2:]))
         return read(image, window, level, index, restore)
 
     monkeypatch.setattr(type(scene.input), "read", noted)
@@ -208,10 +208,28 @@ def test_bands_that_are_warped_one_by_one_are_the_same(
 ) -> None:
     scene = reader(archive, "utm")
     together = scene.preview(indexes=(1, 2, 3), dst_crs=CRS.from_epsg(3857))
-    monkeypatch.setattr(scene_module, "AT_ONCE", 1)
+    monkeypatch.setattr(raster_module, "AT_ONCE", 1)
     apart = scene.preview(indexes=(1, 2, 3), dst_crs=CRS.from_epsg(3857))
     np.testing.assert_array_equal(together.array.data, apart.array.data)
     np.testing.assert_array_equal(together.array.mask, apart.array.mask)
+
+
+def test_a_band_of_many_is_read_without_the_others(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bands that share tiles come together only where that is no more than an answer may take."""
+    scene = reader(archive, "utm")
+    read, shapes = type(scene.input).read, []
+
+    def noted(image: Any, window: Any = None, level: int = 0, *more: Any) -> Any:
+        values = read(image, window, level, *more)
+        shapes.append(values.shape)
+        return values
+
+    expected = scene.preview(max_size=64, indexes=(4, 1)).array
+    monkeypatch.setattr(type(scene.input), "read", noted)
+    monkeypatch.setattr(raster_module, "MAX_SAMPLES", 3 * 88 * 88)
+    found = scene.preview(max_size=64, indexes=(4, 1)).array
+    assert max(np.prod(shape) for shape in shapes) == 88 * 88
+    np.testing.assert_array_equal(found.data, expected.data)
 
 
 def test_no_image_is_held_on_to(archive: Archive) -> None:
