@@ -36,6 +36,10 @@ class Subject:
     """Id of the image, 32 hexadecimal digits."""
     study: str | None = None
     """StudyInstanceUID."""
+    series: str | None = None
+    """SeriesInstanceUID, for the record: what may be done goes by the study."""
+    instance: str | None = None
+    """SOPInstanceUID, likewise."""
 
 
 @dataclass(frozen=True)

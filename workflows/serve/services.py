@@ -165,6 +165,8 @@ class Services:
                 action=action,
                 image=about.image if known else None,
                 study=about.study,
+                series=about.series,
+                instance=about.instance,
                 method=request.method,
                 route=getattr(request.scope["endpoint"], "path", None),
                 status=response.status_code,
