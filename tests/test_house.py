@@ -17,7 +17,7 @@ LAYERS = ("codecs", "archive", "workflows")
 """In order of dependency: each may import itself and what stands before it."""
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
-MAPS = ("workflows/serve/projection.py", "workflows/serve/scene.py")
+MAPS = ("workflows/serve/projection.py", "workflows/serve/raster.py", "workflows/serve/scene.py")
 ALLOWED_IN = {
     "torch": ("codecs/learned*.py", "codecs/models/*.py"),
     # Only `Image.to_dask` imports the one in archive/, when it is called.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ import collection
 import tilevault
 from tilevault import Archive
 from tilevault.codecs.errors import AccessDenied, Conflict, ImageNotFound, InvalidRequest, NotAuthenticated
+from tilevault.workflows.serve import app as app_module
 from tilevault.workflows.serve.access import ACTIONS, Principal
-from tilevault.workflows.serve.app import create_app
+from tilevault.workflows.serve.app import MODULES, create_app
 from tilevault.workflows.serve.settings import Settings
 from tilevault.workflows.serve.tokens import Token, Tokens, add_token, digest_of, read_tokens, revoke_token
 
@@ -110,8 +112,47 @@ def routes(app: Any) -> list[Any]:
 def test_every_route_but_health_is_guarded(app: Any) -> None:
     open_routes = {route.path for route in app.routes if not hasattr(route.endpoint, "action")}
     assert open_routes == UNGUARDED
-    assert len(routes(app)) >= 8
+    places = {route.path for route in routes(app)}
+    for module in MODULES:
+        own = {route.path for route in module.routes(app.state.services)}
+        assert own, module
+        assert own <= places, module
+    # Every module that has routes is among them, or gathered by one that is.
+    folder = Path(app_module.__file__).parent
+    having = {
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*.py")
+        if "\ndef routes(" in path.read_text()
+    }
+    gathered = {m.__name__.partition(".serve.")[2].replace(".", "/") for m in MODULES}
+    assert having == gathered
     assert {route.endpoint.action for route in routes(app)} <= set(ACTIONS)
+
+
+CATALOGUE = {
+    "/",
+    "/viewer/{name}",
+    "/api/images",
+    "/dicom-web/studies",
+    "/dicom-web/series",
+    "/dicom-web/instances",
+}
+"""Routes about everything: what they answer is filtered, which is tested below."""
+
+
+def test_every_other_route_is_about_one_image_or_study(app: Any, images: dict[str, Any]) -> None:
+    """Or the matrix would not see what it lets out."""
+    for route in routes(app):
+        named = set(re.findall(r"\{(\w+)", route.path)) & {"id", "study"}
+        assert (len(named) == 1) == (route.path not in CATALOGUE), route.path
+        image = images["A"]
+        given = {"id": image.id, "study": image.summary["StudyInstanceUID"]}
+        request = SimpleNamespace(
+            path_params={**dict.fromkeys(re.findall(r"\{(\w+)", route.path), "0"), **given}
+        )
+        about = route.endpoint.subject(request)
+        assert about.image == (given["id"] if "id" in named else None), route.path
+        assert about.study == (given["study"] if "study" in named else None), route.path
 
 
 @pytest.mark.parametrize("role", ["nobody", "unknown", "expired"])
@@ -174,6 +215,37 @@ def test_searches_show_what_may_be_read(
     assert seen("other") == set()
 
 
+def test_searches_of_dicomweb_count_what_may_be_read(
+    client: Any, images: dict[str, Any], secrets: dict[str, str | None]
+) -> None:
+    headers = bearer(secrets["study A"])
+    (study,) = client.get("/dicom-web/studies", headers=headers).json()
+    assert study["0020000D"]["Value"] == [images["A"].summary["StudyInstanceUID"]]
+    more = client.get("/dicom-web/instances?limit=1", headers=headers)
+    assert len(more.json()) == 1
+    assert "There are 1 additional" in more.headers["warning"]
+    assert client.get("/dicom-web/studies?PatientID=B", headers=headers).status_code == 204
+    assert client.get("/dicom-web/studies?PatientID=B", headers=bearer(secrets["all"])).status_code == 200
+    assert client.get("/dicom-web/studies", headers=bearer(secrets["other"])).status_code == 204
+
+
+def test_related_copies_are_told_of_to_those_who_may_read_them(tmp_path: Path) -> None:
+    collection.write_ct_series(tmp_path / "in", slices=2, side=64, seed=1, patient="C")
+    tilevault.add([tmp_path / "in"], tmp_path / "archive")
+    tilevault.add([tmp_path / "in"], tmp_path / "archive", lossy="max-error=3")
+    found = Archive.open(tmp_path / "archive").values()
+    (exact,) = [image.id for image in found if image.fidelity == "exact"]
+    path = tmp_path / "tokens.json"
+    one, everyone = (add_token(path, s, ACTIONS, [s], None)[0] for s in (f"image:{exact}", "*"))
+    app = create_app(Settings(str(tmp_path / "archive"), tokens=path))
+    with testclient.TestClient(app, base_url="http://localhost") as client:
+        related = [
+            client.get(f"/api/images/{exact}", headers=bearer(token)).json()["related"]
+            for token in (everyone, one)
+        ]
+    assert [len(copies) for copies in related] == [1, 0]
+
+
 def test_an_etag_opens_nothing(client: Any, images: dict[str, Any], secrets: dict[str, str | None]) -> None:
     tile = f"/api/images/{images['B'].id}/tiles/0/0/0.png"
     etag = client.get(tile, headers=bearer(secrets["all"])).headers["etag"]
@@ -223,6 +295,20 @@ def test_the_log_says_who_read_what(
     assert "window" not in text
     assert not [token for token in secrets.values() if token and token in text]
     assert (folder / "access.jsonl").stat().st_mode & 0o077 == 0
+
+
+def test_the_log_says_which_instance_was_read(
+    client: Any, folder: Path, images: dict[str, Any], secrets: dict[str, str | None]
+) -> None:
+    headers = bearer(secrets["study A"])
+    found = client.get("/dicom-web/instances", headers=headers).json()[0]
+    study, series, instance = (found[tag]["Value"][0] for tag in ("0020000D", "0020000E", "00080018"))
+    address = f"/dicom-web/studies/{study}/series/{series}/instances/{instance}"
+    assert client.get(f"{address}/frames/1", headers=headers).status_code == 200
+    assert client.get(address.replace(instance, "Doe^Jane"), headers=headers).status_code == 400
+    read, refused = entries(folder)[-2:]
+    assert (read["study"], read["series"], read["instance"]) == (study, series, instance)
+    assert (refused["series"], refused["instance"]) == (series, None)
 
 
 def test_what_cannot_be_logged_is_not_answered(folder: Path, images: dict[str, Any]) -> None:

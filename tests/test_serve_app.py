@@ -45,3 +45,12 @@ def test_what_is_not_there_is_a_problem(client: TestClient, path: str) -> None:
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["code"] in ("ImageNotFound", "NotFound")
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"), [("/api/images", "GET, HEAD"), ("/dicom-web/studies", "GET, HEAD, POST")]
+)
+def test_a_method_that_is_none_is_told_all_that_are(client: TestClient, path: str, methods: str) -> None:
+    answer = client.delete(path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, methods)
+    assert answer.json()["code"] == "MethodNotAllowed"

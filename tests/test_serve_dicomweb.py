@@ -19,6 +19,8 @@ from dicomweb_parts import parts, write_series
 from tilevault import Archive, add
 from tilevault.codecs.frame_encode import ENCODERS
 from tilevault.workflows.serve.app import create_app
+from tilevault.workflows.serve.dicomweb import instances as instances_module
+from tilevault.workflows.serve.dicomweb import wado
 from tilevault.workflows.serve.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -27,6 +29,7 @@ WEB = "/dicom-web"
 ROOT = "http://localhost:8480"
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+EXPLICIT = 'multipart/related; type="application/dicom"'
 J = "1.2.840.10008.1.2.4."
 
 
@@ -766,6 +769,51 @@ def test_damage_is_an_error_and_never_pixels(
             assert response.status_code == 500, path
             assert response.json()["code"] == "TileCorrupt"
         assert own.get(f"{WEB}/studies/1.2.3/metadata").status_code == 200
+
+
+def test_large_instances_are_sent_as_they_are_made(
+    client: TestClient, originals: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing larger than a few pieces is held; stored and converted files are the same as when it is."""
+    monkeypatch.setattr(wado, "WHOLE", 1000)
+    monkeypatch.setattr(instances_module, "SPOOLED", 1000)
+    response = client.get(f"{WEB}/studies/1.2.3", headers={"Accept": STORED})
+    assert "content-length" not in response.headers
+    sent = [content for _, content in parts(response)]
+    assert len(sent) == 12
+    assert set(sent) <= set(originals.values())
+    instance = FRAME.rpartition("/frames")[0]
+    single = client.get(instance, headers={"Accept": "application/dicom; transfer-syntax=*"})
+    assert int(single.headers["content-length"]) == len(single.content)
+    assert single.content in originals.values()
+    for one in search(client, "instances"):
+        both = client.get(value(one, "00081190"), headers={"Accept": EXPLICIT})
+        if both.status_code == 200:
+            ((_, content),) = parts(both)
+            read = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
+            assert read.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+
+
+def test_head_says_what_get_would_and_makes_nothing(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wado, "WHOLE", 1000)
+    made: list[Any] = []
+    real = wado._in_threads
+
+    async def never(services: Any, pieces: Any) -> Any:
+        made.append("begun")
+        async for piece in real(services, pieces):
+            yield piece
+
+    monkeypatch.setattr(wado, "_in_threads", never)
+    address = f"{WEB}/studies/1.2.3"
+    asked = client.head(address, headers={"Accept": STORED})
+    assert (asked.status_code, asked.content, made) == (200, b"", [])
+    got = client.get(address, headers={"Accept": STORED})
+    assert made == ["begun"]
+    kinds = {one.headers["content-type"].partition("boundary")[0] for one in (asked, got)}
+    assert len(kinds) == 1
 
 
 def test_json_of_every_answer_is_json(client: TestClient) -> None:

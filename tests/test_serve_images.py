@@ -18,7 +18,7 @@ from tilevault.archive.render import to_preview
 from tilevault.archive.store import Image
 from tilevault.workflows import add
 from tilevault.workflows.serve.app import create_app
-from tilevault.workflows.serve.pictures import level_sides, top_level
+from tilevault.workflows.serve.parts import level_sides, top_level
 from tilevault.workflows.serve.settings import Settings
 
 testclient = pytest.importorskip("starlette.testclient")

@@ -1,7 +1,10 @@
 """Maps: places on a map give the pixels that rio-tiler finds in the GeoTIFF itself, by TiTiler's routes."""
 
+import gc
 import io
+import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,15 @@ import PIL.Image
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rio_tiler.io import Reader
 
 from tilevault.archive import Archive
 from tilevault.codecs.errors import ImageNotFound, InvalidRequest, LimitExceeded
 from tilevault.workflows import add
+from tilevault.workflows.serve import maps as maps_module
+from tilevault.workflows.serve import raster as raster_module
 from tilevault.workflows.serve.app import create_app
 from tilevault.workflows.serve.scene import NotGeoreferenced, SceneReader
 from tilevault.workflows.serve.settings import Settings
@@ -149,7 +155,7 @@ def test_a_coarse_tile_reads_a_coarse_level(archive: Archive, monkeypatch: pytes
     read = type(scene.input).read
 
     def noted(image: Any, window: Any = None, level: int = 0, index: Any = None, restore: bool = True) -> Any:
-        asked.append((level, window.shape))
+        asked.append((level, window.shape[-2:]))
         return read(image, window, level, index, restore)
 
     monkeypatch.setattr(type(scene.input), "read", noted)
@@ -192,6 +198,65 @@ def test_sizes_are_bounded(archive: Archive) -> None:
         scene.part((1.0, 1.0, 1.0, 2.0))
     with pytest.raises(InvalidRequest):
         scene.tile(*middle(scene, 8), indexes=(5,))
+    with pytest.raises(LimitExceeded):
+        # Each side is allowed, and so are the bands: gigabytes all the same.
+        scene.preview(height=4096, width=4096, indexes=(1,) * 16)
+
+
+def test_bands_that_are_warped_one_by_one_are_the_same(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = reader(archive, "utm")
+    together = scene.preview(indexes=(1, 2, 3), dst_crs=CRS.from_epsg(3857))
+    monkeypatch.setattr(raster_module, "AT_ONCE", 1)
+    apart = scene.preview(indexes=(1, 2, 3), dst_crs=CRS.from_epsg(3857))
+    np.testing.assert_array_equal(together.array.data, apart.array.data)
+    np.testing.assert_array_equal(together.array.mask, apart.array.mask)
+
+
+def test_a_band_of_many_is_read_without_the_others(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bands that share tiles come together only where that is no more than an answer may take."""
+    scene = reader(archive, "utm")
+    read, shapes = type(scene.input).read, []
+
+    def noted(image: Any, window: Any = None, level: int = 0, *more: Any) -> Any:
+        values = read(image, window, level, *more)
+        shapes.append(values.shape)
+        return values
+
+    expected = scene.preview(max_size=64, indexes=(4, 1)).array
+    monkeypatch.setattr(type(scene.input), "read", noted)
+    monkeypatch.setattr(raster_module, "MAX_SAMPLES", 3 * 88 * 88)
+    found = scene.preview(max_size=64, indexes=(4, 1)).array
+    assert max(np.prod(shape) for shape in shapes) == 88 * 88
+    np.testing.assert_array_equal(found.data, expected.data)
+
+
+def test_no_image_is_held_on_to(archive: Archive) -> None:
+    """Opened images are let go of by their size; what maps keep must not keep them."""
+    app = create_app(Settings(str(archive.path)))
+    services = app.state.services
+    with testclient.TestClient(app, base_url="http://localhost") as own:
+        assert own.get(f"/maps/{archive['utm.tif'].id}/preview?max_size=32").status_code == 200
+        held = weakref.ref(services.image(archive["utm.tif"].id))
+        services._images.clear()
+        for _ in range(100):
+            # What has just answered may still be on its way out of its thread.
+            gc.collect()
+            if held() is None:
+                break
+            time.sleep(0.05)
+        assert held() is None
+
+
+def test_many_values_are_no_categories(
+    archive: Archive, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"/maps/{archive['utm.tif'].id}/statistics?categorical=true"
+    assert client.get(address).status_code == 200
+    monkeypatch.setattr(maps_module, "MAX_CATEGORIES", 20)
+    answer = client.get(address)
+    assert (answer.status_code, answer.json()["code"]) == (413, "LimitExceeded")
 
 
 def test_tilejson_leads_to_tiles(archive: Archive, client: Any) -> None:

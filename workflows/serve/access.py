@@ -6,12 +6,12 @@ one principal is whoever uses this machine, and may do everything.
 """
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from tilevault.codecs.errors import AccessDenied, ImageNotFound, InvalidRequest
 from tilevault.workflows.serve.problems import problem_of
@@ -36,6 +36,10 @@ class Subject:
     """Id of the image, 32 hexadecimal digits."""
     study: str | None = None
     """StudyInstanceUID."""
+    series: str | None = None
+    """SeriesInstanceUID, for the record: what may be done goes by the study."""
+    instance: str | None = None
+    """SOPInstanceUID, likewise."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ def guarded(
             about = subject(request)
             await _authorise(services, principal, action, about)
             response = await endpoint(request)
+            if request.method == "HEAD":
+                response = await _without_body(response)
         except Exception as failure:
             response = problem_of(failure)
         return services.logged(request, principal, action, about, response)
@@ -95,6 +101,17 @@ def guarded(
     guard.action = action  # type: ignore[attr-defined] # read by whoever lists the routes
     guard.subject = subject  # type: ignore[attr-defined]
     return guard
+
+
+async def _without_body(response: Response) -> Response:
+    """The answer to HEAD: what would be streamed is not made, only to be thrown away."""
+    if not isinstance(response, StreamingResponse):
+        return response
+    if isinstance(response.body_iterator, AsyncGenerator):
+        await response.body_iterator.aclose()
+    headed = Response(status_code=response.status_code)
+    headed.raw_headers = response.raw_headers
+    return headed
 
 
 async def _authorise(services: "Services", principal: Principal, action: str, about: Subject) -> None:

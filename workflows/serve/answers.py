@@ -102,9 +102,9 @@ async def _checked(
         hasher.update(data)
         return data
 
-    held = await services.run(following)
+    held = await services.go_on(following)
     while held is not None:
-        after = await services.run(following)
+        after = await services.go_on(following)
         if after is None and hasher.hexdigest() != sha256:
             raise TileCorrupt("a source file does not come out as it went in")
         yield held

@@ -15,7 +15,7 @@ from tilevault.workflows.serve.access import guarded
 from tilevault.workflows.serve.answers import etag_of, not_modified, pixels_response
 from tilevault.workflows.serve.encoding import fitting_format
 from tilevault.workflows.serve.images import TILE, image_subject, picture_response, tile_part
-from tilevault.workflows.serve.pictures import pixels_of, top_level
+from tilevault.workflows.serve.parts import pixels_of, top_level
 from tilevault.workflows.serve.services import Services
 from tilevault.workflows.serve.views import View
 

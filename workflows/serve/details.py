@@ -14,19 +14,10 @@ from tilevault.archive.manifest import image_id
 from tilevault.archive.store import Image
 from tilevault.codecs.errors import InvalidRequest
 from tilevault.workflows.listing import RECORDED, image_record
+from tilevault.workflows.serve.bands import band_count, factors, own_rescale, shown_bands
 from tilevault.workflows.serve.catalogue import Entry
-from tilevault.workflows.serve.pictures import (
-    Part,
-    band_count,
-    factors,
-    limits_of,
-    own_rescale,
-    pixels_of,
-    range_of,
-    read_part,
-    shown_bands,
-    top_level,
-)
+from tilevault.workflows.serve.parts import Part, pixels_of, read_part, top_level
+from tilevault.workflows.serve.pictures import limits_of, range_of
 from tilevault.workflows.serve.views import View, whole_number
 
 __all__ = ["describe", "listed", "related_to", "values_at"]

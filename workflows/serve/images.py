@@ -16,16 +16,15 @@ from tilevault.workflows.serve.access import Subject, guarded
 from tilevault.workflows.serve.answers import JsonResponse, etag_of, not_modified, pixels_response
 from tilevault.workflows.serve.details import describe, listed, related_to, values_at
 from tilevault.workflows.serve.encoding import FORMATS, encoded, fitting_format
-from tilevault.workflows.serve.pictures import (
+from tilevault.workflows.serve.parts import (
     Part,
     level_sides,
-    limits_of,
-    picture,
     pixels_of,
     read_samples,
     thumbnail_level,
     top_level,
 )
+from tilevault.workflows.serve.pictures import limits_of, picture
 from tilevault.workflows.serve.services import Services
 from tilevault.workflows.serve.sources import source_response
 from tilevault.workflows.serve.views import View, whole_number

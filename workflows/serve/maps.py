@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tilevault.archive import Image
-from tilevault.codecs.errors import ImageNotFound, InvalidRequest, UnsupportedSyntax
+from tilevault.codecs.errors import ImageNotFound, InvalidRequest, LimitExceeded, UnsupportedSyntax
 from tilevault.workflows.serve.access import Endpoint, guarded
 from tilevault.workflows.serve.answers import JsonResponse, etag_of, not_modified, pixels_response
 from tilevault.workflows.serve.images import image_subject
@@ -50,6 +50,9 @@ SCALES = (1, 2, 3, 4)
 RENDERING = 1
 """Counts up when the same request gives other pictures, so that no client keeps the old ones."""
 MAX_BANDS = 16
+MAX_CATEGORIES = 4096
+USUAL_BYTES = 4096
+"""What the usual limits of an image's bands take, about."""
 MAX_BINS = 1024
 
 _Telling = Callable[[SceneReader, Request], Response]
@@ -156,7 +159,9 @@ def routes(services: Services) -> list[Route]:
 
     async def scene(request: Request) -> SceneReader:
         image = await services.run(services.image, request.path_params["id"])
-        return await services.run(_reader, image, request.path_params.get("tms", "WebMercatorQuad"))
+        # What it finds out of the image is asked for by every tile; the image itself is not to be held on to.
+        usual = services.kept.made(("usual", image.commit.sha256), dict, lambda _: USUAL_BYTES)
+        return await services.run(_reader, image, request.path_params.get("tms", "WebMercatorQuad"), usual)
 
     def told(compute: _Telling) -> Endpoint:
         async def endpoint(request: Request) -> Response:
@@ -208,12 +213,15 @@ def _with_formats(path: str, compute: _Drawing) -> tuple[tuple[str, _Drawing], .
     return (f"{path}.{{format}}", compute), (path, compute)
 
 
-@lru_cache(maxsize=64)
-def _reader(image: Image, tms: str) -> SceneReader:
-    """Kept as long as the image is: what a reader finds out of it is asked for by every tile."""
+def _reader(image: Image, tms: str, usual: dict[int, tuple[float, float]]) -> SceneReader:
     if tms not in morecantile.tms.list():
         raise ImageNotFound(f"no TileMatrixSet {tms!r:.40}")
-    return SceneReader(image, morecantile.tms.get(tms))
+    return SceneReader(image, _tms(tms), usual=usual)
+
+
+@lru_cache(maxsize=64)
+def _tms(name: str) -> morecantile.TileMatrixSet:
+    return morecantile.tms.get(name)
 
 
 def _info(reader: SceneReader, request: Request) -> Response:
@@ -247,6 +255,8 @@ def _statistics(reader: SceneReader, request: Request) -> Response:
         percentiles=percentiles or None,
         hist_options={"bins": bins},
     )
+    if any(len(band.histogram[0]) > max(bins, MAX_CATEGORIES) for band in found.values()):
+        raise LimitExceeded(f"more than {MAX_CATEGORIES} values are no categories")
     bands = {name: band.model_dump(mode="json", exclude_none=True) for name, band in found.items()}
     return JsonResponse(bands)
 

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from tilevault.codecs.errors import Busy, NotAuthenticated, StoreError, TilevaultError
 
@@ -93,4 +94,9 @@ def _where(failure: TilevaultError) -> str:
 
 async def answer_problem(request: Request, failure: Exception) -> Response:
     """Exception handler of the application, for what no guard saw: no such route, no such method."""
+    if isinstance(failure, HTTPException) and failure.status_code == 405:
+        # Several routes may share a path, each with a method of its own.
+        here = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+        methods = sorted({method for route in here for method in route.methods})
+        failure = HTTPException(405, headers={"Allow": ", ".join(methods)})
     return problem_of(failure)

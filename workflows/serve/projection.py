@@ -109,4 +109,5 @@ def translated(call: Callable[[], T]) -> T:
     try:
         return call()
     except (CPLE_BaseError, RasterioError, RioTilerError, pyproj.exceptions.ProjError, ValueError) as error:
-        raise InvalidRequest(f"this cannot be drawn: {error}") from error
+        # Their texts may name anything, files too.
+        raise InvalidRequest(f"this cannot be drawn ({type(error).__name__})") from error

@@ -12,12 +12,8 @@ from typing import Any
 
 import attr
 import morecantile
-import numpy as np
-from affine import Affine
-from rasterio.enums import Resampling
-from rasterio.errors import CRSError
 from rasterio.transform import from_bounds
-from rasterio.warp import calculate_default_transform, reproject, transform_bounds
+from rasterio.warp import transform_bounds
 from rio_tiler.constants import WEB_MERCATOR_TMS, WGS84_CRS
 from rio_tiler.io.base import BaseReader
 from rio_tiler.models import BandStatistics, ImageData, Info, PointData
@@ -25,37 +21,24 @@ from rio_tiler.utils import CRS_to_uri, get_array_statistics
 
 from tilevault.archive import Image
 from tilevault.archive.attribute_values import finite
-from tilevault.archive.geo_metadata import level_transform
 from tilevault.archive.image import ImageInfo, Window
 from tilevault.codecs.errors import ImageNotFound, InvalidRequest, LimitExceeded, UnsupportedSyntax
 from tilevault.workflows.serve.projection import (
     CRS,
-    EDGE,
     Bounds,
     box,
-    moved,
-    pixels_by_pixel,
     placed,
     places_between,
     translated,
 )
+from tilevault.workflows.serve.raster import NotGeoreferenced, Raster, Values
 
 __all__ = ["MAX_SIDE", "NotGeoreferenced", "SceneReader"]
 
-Values = np.ma.MaskedArray[Any, Any]
-
 MAX_SIDE = 4096
 """Pixels along a side of an answer at most."""
-MAX_SAMPLES = 1 << 26
-"""Samples that are read for an answer at most."""
 STATISTICS_SIDE = 1024
 """Statistics are of the level of about this many pixels along its longer side, as TiTiler's are."""
-
-
-class NotGeoreferenced(UnsupportedSyntax):
-    """The image has no place on a map: no CRS, or no affine transform."""
-
-    http_status = 409
 
 
 @attr.s
@@ -69,30 +52,15 @@ class SceneReader(BaseReader):
     input: Image = attr.ib()
     tms: morecantile.TileMatrixSet = attr.ib(default=WEB_MERCATOR_TMS)
 
-    _usual: dict[int, tuple[float, float]] = attr.ib(init=False, factory=dict)
+    usual_limits: dict[int, tuple[float, float]] = attr.ib(factory=dict, alias="usual", repr=False)
+    """What `usual` has found, by band; readers of one image may share it."""
 
     def __attrs_post_init__(self) -> None:
-        info = self.input.info
-        if info is None or info.dtype.kind not in "iuf":
-            raise NotGeoreferenced(f"image {self.input.id[:12]} holds no numbers that have a place on a map")
-        found = level_transform(info, 0, self._downsampling)
-        wkt = info.attributes.get("crs_wkt")
-        if found is None or not wkt:
-            raise NotGeoreferenced(f"image {self.input.id[:12]} is not georeferenced")
-        try:
-            self.crs = CRS.from_wkt(str(wkt))
-        except CRSError as error:
-            raise NotGeoreferenced(f"image {self.input.id[:12]}: its CRS is none that PROJ knows") from error
-        self.transform = self._affine = Affine(*found)
-        if not self._affine.determinant:
-            raise NotGeoreferenced(f"image {self.input.id[:12]}: its transform has no area")
-        self.height, self.width = info.shape[-2:]
-        corners = [
-            placed(self._affine, *at)
-            for at in ((0, 0), (self.width, 0), (0, self.height), (self.width, self.height))
-        ]
-        xs, ys = zip(*corners, strict=True)
-        self.bounds = (min(xs), min(ys), max(xs), max(ys))
+        self._raster = Raster.of(self.input)
+        self.crs, self._affine = self._raster.crs, self._raster.affine
+        self.transform = self._affine
+        self.height, self.width = self._raster.info.shape[-2:]
+        self.bounds = self._raster.bounds
 
     @property
     def minzoom(self) -> int:
@@ -166,9 +134,9 @@ class SceneReader(BaseReader):
     ) -> dict[str, BandStatistics]:
         """Statistics of each band (default: all), of the level of about 1,024 pixels."""
         chosen = self._chosen(indexes or range(1, self.band_count + 1))
-        level = self._level(max(self._info.shape[-2:]) / STATISTICS_SIDE)
+        level = self._raster.level(max(self._info.shape[-2:]) / STATISTICS_SIDE)
         shape = self.input.level_shape(level)[-2:]
-        values = self._read(Window((0, 0), shape), level, chosen)
+        values = self._raster.read(Window((0, 0), shape), level, chosen)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of bands without a single valid sample
             found = get_array_statistics(
@@ -186,12 +154,12 @@ class SceneReader(BaseReader):
 
     def usual(self, index: int) -> tuple[float, float]:
         """2nd and 98th percentile of a band, found once; 0 and 1 where it holds no number."""
-        if index not in self._usual:
+        if index not in self.usual_limits:
             band = self.statistics(indexes=(index,))[f"b{index}"]
             low, high = (float(getattr(band, name, math.nan)) for name in ("percentile_2", "percentile_98"))
             found = (low, high) if math.isfinite(low) and math.isfinite(high) else (0.0, 1.0)
-            self._usual[index] = found
-        return self._usual[index]
+            self.usual_limits[index] = found
+        return self.usual_limits[index]
 
     def tile(
         self,
@@ -243,7 +211,7 @@ class SceneReader(BaseReader):
             bounds = box(translated(lambda: transform_bounds(bounds_crs, target, *bounds, densify_pts=21)))
         shape = self._size(bounds, target, height, width, max_size)
         grid = from_bounds(*bounds, shape[1], shape[0])
-        values = self._warped(grid, shape, target, self._chosen(indexes), resampling)
+        values = self._raster.warped(grid, shape, target, self._chosen(indexes), resampling)
         return self._answer(values, indexes, bounds, target)
 
     def preview(
@@ -278,7 +246,7 @@ class SceneReader(BaseReader):
         if not (0 <= column < width and 0 <= row < height):
             raise ImageNotFound(f"the place is outside image {self.input.id[:12]}")
         y, x = int(row), int(column)
-        values = self._read(Window((y, x), (y + 1, x + 1)), 0, chosen)
+        values = self._raster.read(Window((y, x), (y + 1, x + 1)), 0, chosen)
         names = self.band_names
         return PointData(
             values[:, 0, 0],
@@ -295,12 +263,7 @@ class SceneReader(BaseReader):
 
     @property
     def _info(self) -> ImageInfo:
-        assert self.input.info is not None, "looked at when the reader was made"
-        return self.input.info
-
-    @property
-    def _downsampling(self) -> str:
-        return self.input.downsampling or "mean"
+        return self._raster.info
 
     def _matrix(self, zoom: int) -> morecantile.models.TileMatrix:
         if not self.tms.minzoom <= zoom <= self.tms.maxzoom:
@@ -315,11 +278,6 @@ class SceneReader(BaseReader):
             raise InvalidRequest(f"the image has bands 1 to {self.band_count}, not {list(chosen)}")
         return chosen
 
-    def _level(self, factor: float) -> int:
-        """The coarsest level whose pixels are no larger than ``factor`` pixels of level 0."""
-        wanted = int(math.log2(factor)) if factor >= 1 and math.isfinite(factor) else 0
-        return min(wanted, max(self.input.levels))
-
     def _size(
         self, bounds: Bounds, crs: CRS, height: int | None, width: int | None, max_size: int | None
     ) -> tuple[int, int]:
@@ -330,7 +288,7 @@ class SceneReader(BaseReader):
         elif width is not None:
             sides = width * along / across, float(width)
         else:
-            pixel = self._pixel(crs)
+            pixel = self._raster.pixel(crs)
             shrink = max(1.0, max(along, across) / pixel / (max_size or MAX_SIDE))
             sides = along / pixel / shrink, across / pixel / shrink
         if not max(sides) <= MAX_SIDE:
@@ -338,97 +296,6 @@ class SceneReader(BaseReader):
                 f"a picture of {sides[0]:.0f} x {sides[1]:.0f} pixels; sides of {MAX_SIDE} at most"
             )
         return max(1, round(sides[0])), max(1, round(sides[1]))
-
-    def _pixel(self, crs: CRS) -> float:
-        """Side of the image's pixels in units of ``crs``."""
-        if crs == self.crs:
-            return math.sqrt(abs(self._affine.determinant))
-        found, _, _ = translated(
-            lambda: calculate_default_transform(self.crs, crs, self.width, self.height, *self.bounds)
-        )
-        return float(abs(found.a))
-
-    def _warped(
-        self, grid: Affine, shape: tuple[int, int], crs: CRS, chosen: tuple[int, ...], resampling: str
-    ) -> Values:
-        """Values (band, y, x) on ``grid``."""
-        method = Resampling["nearest" if self._info.categorical else resampling]
-        place = self._under(grid, shape, crs)
-        if place is None:
-            return np.ma.MaskedArray(np.zeros((len(chosen), *shape), self._info.dtype), True)
-        window, level = place
-        values = self._read(window, level, chosen)
-        # In float64, where every integer of up to 32 bits is itself, NaN can say "no pixel here".
-        source = np.where(np.ma.getmaskarray(values), np.nan, values.data.astype(np.float64))
-        found = level_transform(self._info, level, self._downsampling)
-        assert found is not None, "looked at when the reader was made"
-        warped = np.full((len(chosen), *shape), np.nan)
-        translated(
-            lambda: reproject(
-                source,
-                warped,
-                src_transform=moved(Affine(*found), window),
-                src_crs=self.crs,
-                src_nodata=np.nan,
-                dst_transform=grid,
-                dst_crs=crs,
-                dst_nodata=np.nan,
-                resampling=method,
-                # Each band by itself: one that has no value here does not blank the others.
-                UNIFIED_SRC_NODATA="NO",
-            )
-        )
-        return _as(np.ma.masked_invalid(warped), self._info.dtype)
-
-    def _under(self, grid: Affine, shape: tuple[int, int], crs: CRS) -> tuple[Window, int] | None:
-        """The window of the best level that lies under ``grid``; None where there is none of the image."""
-        steps = [np.linspace(0, n, EDGE) for n in shape]
-        down, across = (axis.ravel() for axis in np.meshgrid(*steps, indexing="ij"))
-        xs, ys = placed(grid, across, down)
-        if crs != self.crs:
-            xs, ys = places_between(crs, self.crs).transform(xs, ys)
-        x, y = placed(~self._affine, np.asarray(xs, np.float64), np.asarray(ys, np.float64))
-        known = np.isfinite(x) & np.isfinite(y)
-        if not known.any():
-            return None
-        rows, columns = self._info.shape[-2:]
-        inside = known & (x > -1) & (x < columns + 1) & (y > -1) & (y < rows + 1)
-        level = self._level(pixels_by_pixel(x, y, inside if inside.any() else known, shape))
-        height, width = self.input.level_shape(level)[-2:]
-        scale = 1 << level
-        # Two pixels around it for the resampling, and what the grid of points may have missed.
-        slack = 2 + (0.0 if known.all() else max(height, width))
-        spans = [
-            (
-                max(0, math.floor(at[known].min() / scale - slack)),
-                min(n, math.ceil(at[known].max() / scale + slack)),
-            )
-            for at, n in ((y, height), (x, width))
-        ]
-        if any(start >= stop for start, stop in spans):
-            return None
-        (top, bottom), (left, right) = spans
-        return Window((top, left), (bottom, right)), level
-
-    def _read(self, window: Window, level: int, chosen: tuple[int, ...]) -> Values:
-        """Values (band, y, x) of a window of a level, masked where there is no pixel."""
-        if math.prod(window.shape) * len(chosen) > MAX_SAMPLES:
-            raise LimitExceeded(f"{window.shape} samples of {len(chosen)} bands for one answer")
-        info = self._info
-        others = {name: 0 for name in info.axes[:-2] if name != "c"}
-        if "c" not in info.axes:
-            values = self.input.read(window, level, others)[np.newaxis]
-        elif self.input.grid.tile[info.axes.index("c")] > 1:
-            # A tile holds several bands: it is decoded once for all of them.
-            values = self.input.read(window, level, others)[[i - 1 for i in chosen]]
-        else:
-            values = np.stack([self.input.read(window, level, {**others, "c": i - 1}) for i in chosen])
-        absent = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
-        if info.nodata is not None and info.nodata == info.nodata:
-            absent |= values == info.nodata
-        if info.has_mask:
-            absent |= self.input.read_mask(window, level) == 0
-        return np.ma.MaskedArray(values, absent)
 
     def _answer(self, values: Values, indexes: Sequence[int] | None, bounds: Bounds, crs: CRS) -> ImageData:
         chosen, names = self._chosen(indexes), self.band_names
@@ -440,15 +307,6 @@ class SceneReader(BaseReader):
             band_names=[f"b{i}" for i in chosen],
             band_descriptions=[names[i - 1] for i in chosen],
         )
-
-
-def _as(values: Values, dtype: np.dtype[Any]) -> Values:
-    """Rounded and clipped into an integer type; cubic resampling may overshoot."""
-    data = np.where(np.ma.getmaskarray(values), 0, values.data)
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        data = np.clip(np.rint(data), limits.min, limits.max)
-    return np.ma.MaskedArray(data.astype(dtype), np.ma.getmaskarray(values))
 
 
 def _plain(band: Any) -> dict[str, Any]:

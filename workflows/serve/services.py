@@ -68,6 +68,10 @@ class Services:
         limits = self.settings.limits
         if self._pending >= limits.threads + limits.waiting:
             raise Busy("too many requests at once")
+        return await self.go_on(function, *args, **kwargs)
+
+    async def go_on(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`run` for what has begun, as an answer that is half sent: it waits, however many others do."""
         self._pending += 1
         try:
             loop = asyncio.get_running_loop()
@@ -81,10 +85,16 @@ class Services:
         if task is None:
             task = asyncio.create_task(self.run(function, *args, **kwargs))
             self._flights[key] = task
-            task.add_done_callback(lambda _: self._flights.pop(key, None))
+            task.add_done_callback(lambda done: self._landed(key, done))
         # A client that goes away must not take the answer from the others.
         found: T = await asyncio.shield(task)
         return found
+
+    def _landed(self, key: Hashable, done: "asyncio.Task[Any]") -> None:
+        self._flights.pop(key, None)
+        if not done.cancelled():
+            # Looked at here: an error that nobody waits for any more is told of in a log, with its text.
+            done.exception()
 
     def image(self, image: str) -> Image:
         """The newest commit of an image (by its whole id), kept open. Blocks. Raises `ImageNotFound`."""
@@ -155,6 +165,8 @@ class Services:
                 action=action,
                 image=about.image if known else None,
                 study=about.study,
+                series=about.series,
+                instance=about.instance,
                 method=request.method,
                 route=getattr(request.scope["endpoint"], "path", None),
                 status=response.status_code,

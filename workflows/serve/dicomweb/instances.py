@@ -7,8 +7,8 @@ the derived SOPInstanceUID.
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from tempfile import SpooledTemporaryFile
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from tilevault.archive.formats import SourceFile
 from tilevault.archive.formats.dicom_json import json_model, tag_text
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Found", "Instance", "Opener", "find", "header_model", "model_of", "open_instance"]
 
 MOST_INSTANCES = 1 << 20
+SPOOLED = 4 << 20
+"""Bytes of a file that is made for an answer, up to which it is kept in memory."""
+PIECE = 1 << 20
 CHARSET, TRANSFER_SYNTAXES = "00080005", "00083002"
 
 
@@ -109,21 +112,34 @@ class Instance:
             return kept_header(self.file, verbatim, stored.stream)
         return written_header(written_head(self.file, verbatim, loss_of(self.image, self.number)))
 
-    def pieces(self) -> Iterator[bytes | memoryview]:
-        """The stored file, byte for byte; of a lossy image the file that is made of it."""
-        return self.image.source.rebuild(self.number) if not self.lossy else iter([self.explicit()])
+    def stored(self) -> tuple[int, Iterator[bytes | memoryview]]:
+        """Size and pieces of the stored file, byte for byte; of a lossy image the file that is made of it."""
+        if self.lossy:
+            return self.explicit()
+        return self.file.size, self.image.source.rebuild(self.number)
 
-    def explicit(self) -> bytes:
-        """The file in Explicit VR Little Endian, pixels native. Raises `UnsupportedSyntax`."""
+    def explicit(self) -> tuple[int, Iterator[bytes | memoryview]]:
+        """Size and pieces of the file in Explicit VR Little Endian, pixels native.
+
+        Raises `UnsupportedSyntax`.
+        """
         if self.file.record["syntax"] == EXPLICIT_LITTLE and not self.lossy:
-            return b"".join(self.pieces())
+            return self.stored()
         pixels = self.file.record["pixels"]
         if pixels is None or pixels["coding"] == "deflated":
-            return as_explicit(b"".join(self.pieces()), self.file.name)
-        out = BytesIO()
+            made = as_explicit(b"".join(self.stored()[1]), self.file.name)
+            return len(made), iter([made])
+        # Its client may take its time: what is large waits on the disk.
+        out = SpooledTemporaryFile(SPOOLED, prefix="tilevault-")  # noqa: SIM115 - closed when it is read
         verbatim, frames = self.image.source.verbatim(self.number), StoredFrames(self.image, self.number)
-        write_dicom(out, self.file, verbatim, frames, loss_of(self.image, self.number))
-        return out.getvalue()
+        try:
+            write_dicom(cast(BinaryIO, out), self.file, verbatim, frames, loss_of(self.image, self.number))
+        except BaseException:
+            out.close()
+            raise
+        size = out.tell()
+        out.seek(0)
+        return size, _read(cast(BinaryIO, out))
 
     def native_frame(self, frame: int) -> bytes:
         """The stored words of a frame (from 0), as Explicit VR Little Endian has them."""
@@ -146,6 +162,12 @@ class Instance:
         ):
             raise UnsupportedSyntax("its frames are not encapsulated")
         return StoredFrames(self.image, self.number).stream(frame)
+
+
+def _read(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE):
+            yield piece
 
 
 def open_instance(services: "Services", image: str, number: int, n: int | None = None) -> Instance:

@@ -58,7 +58,9 @@ def study_subject(request: Request) -> Subject:
     if not _UID.fullmatch(study):
         # What cannot be a UID names nothing; nobody learns more.
         raise ImageNotFound(NO_IMAGE)
-    return Subject(study=study)
+    below = (str(request.path_params.get(name, "")) for name in ("series", "sop"))
+    series, instance = (uid if _UID.fullmatch(uid) else None for uid in below)
+    return Subject(study=study, series=series, instance=instance)
 
 
 def catalogue(request: Request) -> Subject:

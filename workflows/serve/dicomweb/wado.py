@@ -7,7 +7,8 @@ and what fails later breaks the connection off, so that nobody takes a part for 
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -57,10 +58,13 @@ MAX_FRAMES = 4096
 MAX_PATH = 64
 """Steps of a path into nested sequences."""
 JSON_TYPES = ("application/dicom+json", "application/json")
-PIECE = 1 << 20
+WHOLE = 4 << 20
+"""Bytes that are made before an answer begins, so that damage in them is an error of ours."""
 PRIVATE = {"Cache-Control": "private, no-cache"}
 
-Part = tuple[Form, str, Callable[[], Iterable[bytes | memoryview]]]
+Content = tuple[int, Iterable[bytes | memoryview]]
+"""Bytes in all, and the pieces, each to be used before the next."""
+Part = tuple[Form, str, Callable[[], Content]]
 """Form and location of a part, and what makes its content."""
 
 
@@ -100,10 +104,10 @@ def _retrieved(services: "Services", place: Place, ranges: Sequence[MediaRange])
     return _answer(services, parts, single, DICOM, headers, status)
 
 
-def _file_of(opener: Opener, found: Found, form: Form) -> Callable[[], Iterable[bytes | memoryview]]:
-    def read() -> Iterable[bytes | memoryview]:
+def _file_of(opener: Opener, found: Found, form: Form) -> Callable[[], Content]:
+    def read() -> Content:
         instance = opener.open(found)
-        return instance.pieces() if form.syntax == instance.syntax else [instance.explicit()]
+        return instance.stored() if form.syntax == instance.syntax else instance.explicit()
 
     return read
 
@@ -116,37 +120,50 @@ def _answer(
     headers: dict[str, str],
     status: int = 200,
 ) -> Response:
-    """Parts one after the other; the first is made before the answer begins, so that it can still fail."""
-    first = _joined(parts[0])
+    """Parts one after the other, each as it is made; the answer begins when the first one has begun well."""
     if single:
-        return Response(first, status, headers, parts[0][0].content_type)
-    boundary = new_boundary()
-    kind = f'multipart/related; type="{media}"; boundary={boundary}'
-    return StreamingResponse(_in_threads(services, _multipart(parts, first, boundary)), status, headers, kind)
+        size, pieces = parts[0][2]()
+        body, kind = _beginning(pieces), parts[0][0].content_type
+        headers = {**headers, "Content-Length": str(size)}
+    else:
+        boundary = new_boundary()
+        body = _beginning(_multipart(parts, boundary))
+        kind = f'multipart/related; type="{media}"; boundary={boundary}'
+    begun = next(body)
+    if len(begun) < WHOLE:
+        # That was all of it.
+        return Response(begun, status, headers, kind)
+    return StreamingResponse(_in_threads(services, chain([begun], body)), status, headers, kind)
 
 
 async def _in_threads(services: "Services", pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     """The pieces of an answer, each made in the threads that all requests share."""
-    while (piece := await services.run(next, pieces, None)) is not None:
+    while (piece := await services.go_on(next, pieces, None)) is not None:
         yield piece
 
 
-def _joined(part: Part) -> bytes:
-    return b"".join(part[2]())
+def _beginning(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """First of all at least `WHOLE` bytes, or everything; then the rest as it comes."""
+    # A piece may be gone when the next one is made.
+    rest, begun = iter(pieces), bytearray()
+    for piece in rest:
+        begun += piece
+        if len(begun) >= WHOLE:
+            break
+    yield bytes(begun)
+    yield from map(bytes, rest)
 
 
-def _multipart(parts: Sequence[Part], first: bytes, boundary: str) -> Iterator[bytes]:
-    for i, part in enumerate(parts):
-        content = first if i == 0 else _joined(part)
-        form, location, _ = part
+def _multipart(parts: Sequence[Part], boundary: str) -> Iterator[bytes | memoryview]:
+    for i, (form, location, content) in enumerate(parts):
+        size, pieces = content()
         headers = {
             "Content-Type": form.content_type,
-            "Content-Length": str(len(content)),
+            "Content-Length": str(size),
             "Content-Location": location,
         }
         yield part_head(boundary, headers, i == 0)
-        for at in range(0, len(content), PIECE):
-            yield content[at : at + PIECE]
+        yield from pieces
     yield closing(boundary)
 
 
@@ -249,10 +266,14 @@ def check_frames(instance: Instance, numbers: Sequence[int]) -> None:
 
 
 def _frame_parts(instance: Instance, numbers: Sequence[int], form: Form, url: str) -> list[Part]:
-    def one(number: int) -> Callable[[], Iterable[bytes]]:
-        return lambda: [frame_in(instance, number - 1, form)]
+    def one(number: int) -> Callable[[], Content]:
+        return lambda: _whole(frame_in(instance, number - 1, form))
 
     return [(form, f"{url}/{number}", one(number)) for number in numbers]
+
+
+def _whole(data: bytes) -> Content:
+    return len(data), [data]
 
 
 async def bulkdata(services: "Services", request: Request) -> Response:
@@ -294,7 +315,7 @@ def _bulkdata(
         raise NotAcceptable("bulk data are answered as application/octet-stream")
     form = Form(OCTETS, EXPLICIT_LITTLE, wanted.multipart or wanted.type == "*/*")
     value = little_endian(element)
-    part: Part = (form, f"{place.url(found.study, found.series, found.sop)}/bulkdata", lambda: [value])
+    part: Part = (form, f"{place.url(found.study, found.series, found.sop)}/bulkdata", lambda: _whole(value))
     return _answer(services, [part], not form.multipart, OCTETS, dict(PRIVATE))
 
 
@@ -306,8 +327,10 @@ def _pixel_value(
     numbers = range(1, instance.frames + 1)
     if form.syntax == EXPLICIT_LITTLE:
 
-        def value() -> Iterator[Any]:
-            return (instance.native_frame(n - 1) for n in numbers)
+        def value() -> Content:
+            first = instance.native_frame(0)
+            rest = (instance.native_frame(n - 1) for n in numbers[1:])
+            return len(first) * len(numbers), chain([first], rest)
 
         return _answer(
             services, [(form, f"{url}/bulkdata", value)], not form.multipart, form.media, dict(PRIVATE)
