@@ -15,12 +15,14 @@ from peer_server import PEERS
 from tilevault import Archive
 from tilevault.archive import Image
 
-__all__ = ["SHOWN", "Served", "chromium", "drawn", "find_chromium", "point", "show", "until"]
+__all__ = ["SHOWN", "Served", "chromium", "drawn", "find_chromium", "new_page", "point", "show", "until"]
 
 SERVE = "import sys; from tilevault.workflows.cli import main; sys.exit(main())"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SHOWN = ".screen:not(.busy)"
 """A screen all of whose tiles have come."""
+PATIENCE = 90.0
+"""Seconds; machines on which others work may give a browser nothing for a while."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LIBRARIES = "usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib"
 
@@ -33,8 +35,8 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser of playwright's."""
+def chromium(*more: str) -> Iterator[Any]:
+    """A browser of playwright's; ``more``: further switches of its command line."""
     from playwright.sync_api import sync_playwright
 
     path = find_chromium()
@@ -44,7 +46,7 @@ def chromium() -> Iterator[Any]:
         libraries = [str(PEERS / "root" / part) for part in LIBRARIES]
         environment["LD_LIBRARY_PATH"] = ":".join(libraries)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS, env=environment)
+        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, *more], env=environment)
         yield browser
         browser.close()
 
@@ -76,7 +78,14 @@ class Served:
         self.process.communicate(timeout=30)
 
 
-def until(page: Any, expression: str, seconds: float = 20) -> None:
+def new_page(browser: Any, **options: Any) -> Any:
+    """A page in a context of its own, with options such as ``viewport``."""
+    page = browser.new_context(**options).new_page()
+    page.set_default_timeout(1000 * PATIENCE)
+    return page
+
+
+def until(page: Any, expression: str, seconds: float = PATIENCE) -> None:
     """Wait until an expression is true. (Playwright's own way needs `eval`, which the policy forbids.)"""
     end = time.monotonic() + seconds
     while not page.evaluate(expression):

@@ -129,14 +129,13 @@ def main(out: Path, wanted: str = "") -> None:
         for name, (shot, options) in SHOTS.items():
             if not re.search(wanted, name):
                 continue
-            context = browser.new_context(**options)
-            page = context.new_page()
+            page = browsing.new_page(browser, **options)
             shot(page, served)
             page.wait_for_timeout(800)
             made = webp(page.screenshot())
             (out / f"{name}.webp").write_bytes(made)
             print(f"{name}.webp  {len(made)} bytes")
-            context.close()
+            page.context.close()
 
 
 if __name__ == "__main__":

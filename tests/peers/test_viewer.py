@@ -15,7 +15,7 @@ import pytest
 
 import collection
 import tilevault
-from browsing import SHOWN, Served, chromium, drawn, find_chromium, point, show, until
+from browsing import SHOWN, Served, chromium, drawn, find_chromium, new_page, point, show, until
 from tilevault.workflows.serve import viewer
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -56,14 +56,13 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, served: Served) -> Iterator[Any]:
     """A page that must stay without complaints of the browser, and within its own host."""
-    context = browser.new_context(viewport=DESKTOP, accept_downloads=True)
-    page, complaints, hosts = context.new_page(), [], set()
+    page, complaints, hosts = new_page(browser, viewport=DESKTOP, accept_downloads=True), [], set()
     page.on("console", lambda said: complain(complaints, said))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: hosts.add(urlparse(request.url).netloc))
     page.complaints = complaints
     yield page
-    context.close()
+    page.context.close()
     assert page.complaints == []
     assert {host for host in hosts if host} == {urlparse(served.url).netloc}
 
@@ -319,7 +318,7 @@ def test_damage_is_shown_as_damage(browser: Any, folder: Path, tmp_path: Path) -
     middle = len(data) // 3
     data[middle : middle + 64] = bytes(b ^ 0x55 for b in data[middle : middle + 64])
     shard.write_bytes(data)
-    page = browser.new_page(viewport=DESKTOP)
+    page = new_page(browser, viewport=DESKTOP)
     try:
         # At twice the size, so that level 0 is asked for.
         page.goto(f"{served.url}#/image/{image.id}?at=250,250,2")
@@ -331,12 +330,12 @@ def test_damage_is_shown_as_damage(browser: Any, folder: Path, tmp_path: Path) -
         # The hatch and its edges are on a line between its two colours; pixels of the scene are not.
         assert all(red > green and red > blue for red, green, blue in seen)
     finally:
-        page.close()
+        page.context.close()
         served.stop()
 
 
 def test_failures_of_the_server_are_told_in_words(browser: Any, served: Served) -> None:
-    page = browser.new_page(viewport=DESKTOP)
+    page = new_page(browser, viewport=DESKTOP)
     page.goto(f"{served.url}#/image/{'0' * 32}")
     page.wait_for_selector("[role=alert]")
     assert "no such image" in page.inner_text("[role=alert]")
@@ -352,13 +351,12 @@ def test_failures_of_the_server_are_told_in_words(browser: Any, served: Served) 
     page.goto(f"{served.url}#/image/{served.image('medical').id}")
     page.wait_for_selector(".notice")
     assert "not signed in" in page.inner_text(".notice")
-    page.close()
+    page.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_usable_on_a_phone(browser: Any, served: Served, scheme: str) -> None:
-    context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True, color_scheme=scheme)
-    page = context.new_page()
+    page = new_page(browser, viewport=PHONE, has_touch=True, is_mobile=True, color_scheme=scheme)
     overflow = "document.documentElement.scrollWidth - innerWidth"
     page.goto(served.url)
     page.wait_for_selector(".card img")
@@ -376,7 +374,7 @@ def test_it_is_usable_on_a_phone(browser: Any, served: Served, scheme: str) -> N
     small = """[...document.querySelectorAll('button, select, summary, input, a.icon')]
         .filter(e => e.offsetParent && e.getBoundingClientRect().height < 31).map(e => e.outerHTML)"""
     assert page.evaluate(small) == []
-    context.close()
+    page.context.close()
 
 
 def test_everything_has_a_name_and_is_reached_by_the_keyboard(page: Any, served: Served) -> None:
@@ -410,7 +408,7 @@ def test_everything_has_a_name_and_is_reached_by_the_keyboard(page: Any, served:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(browser: Any, served: Served, scheme: str) -> None:
     """WCAG 2.1, 1.4.3: 4.5 to 1."""
-    page = browser.new_page(color_scheme=scheme)
+    page = new_page(browser, color_scheme=scheme)
     page.goto(served.url)
     names = ("page", "card", "ink", "soft", "accent", "on-accent", "good", "warn", "bad", "hover", "notice")
     script = "names => names.map(n => getComputedStyle(document.documentElement).getPropertyValue('--' + n))"
@@ -423,7 +421,7 @@ def test_text_stands_out_from_its_ground(browser: Any, served: Served, scheme: s
     pairs += [("on-accent", "accent"), ("ink", "hover"), ("ink", "notice"), ("soft", "notice")]
     poor = {pair: round(contrast(colours[pair[0]], colours[pair[1]]), 2) for pair in pairs}
     assert {pair: ratio for pair, ratio in poor.items() if ratio < 4.5} == {}
-    page.close()
+    page.context.close()
 
 
 def contrast(one: str, other: str) -> float:
