@@ -102,6 +102,26 @@ def test_the_same_again_changes_nothing(post: Post, path: Path) -> None:
     assert sorted(p for p in path.rglob("*") if ".staging" not in p.parts) == before
 
 
+def test_an_archive_that_is_named_by_a_relative_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children work in a folder of their own."""
+    monkeypatch.chdir(path.parent)
+    with TestClient(create_app(Settings(path.name)), base_url=ROOT) as client:
+        headers = {"Content-Type": STOW_TYPE}
+        answer = client.post(f"{WEB}/studies", content=multipart([ct_slice(1)]), headers=headers)
+    assert (answer.status_code, stored(answer)) == (200, ["1.2.3.1.1"])
+    assert len(Archive.open(path)) == 1
+
+
+def test_what_a_header_leaves_empty_is_no_null_in_searches(client: TestClient, post: Post) -> None:
+    """OHIF reads into the first value of what has any, and asks modalities how many they are."""
+    post([ct_slice(1, PatientName="^^", Modality="")])
+    (study,) = client.get(f"{WEB}/studies").json()
+    assert study["00100010"] == {"vr": "PN"}
+    assert "00080061" not in study
+    (header,) = client.get(f"{WEB}/studies/1.2.3/metadata").json()
+    assert header["00100010"] == {"vr": "PN"}
+
+
 def test_other_content_of_the_same_uid_is_a_conflict(post: Post) -> None:
     post([ct_slice(1)])
     answer = post([ct_slice(1, PatientName="Other^Name"), ct_slice(2)])

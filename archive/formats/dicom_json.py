@@ -118,7 +118,9 @@ def _texts(vr: str, raw: bytes, encodings: Sequence[str]) -> list[Any]:
         return [text]
     parts = [part.strip(" \0") for part in text.split("\\")]
     if vr == "PN":
-        return [_name(part) for part in parts]
+        names = [_name(part) for part in parts]
+        # A name of nothing but delimiters is none: clients (OHIF) read into a first value, whatever it is.
+        return names if any(names) else []
     convert = {"DS": _decimal, "IS": _integer}.get(vr)
     return [(convert(part) if convert else part) if part else None for part in parts]
 

@@ -1,7 +1,8 @@
 """The requests of OHIF's DICOMweb data source, in its order and with its parameters and headers.
 
-OHIF itself is not started; what it asks for was read off its source (extensions/default, DicomWebDataSource:
-qido.js, index.ts; platform/core, generateAcceptHeader.ts) and what it uses of the answers is checked.
+OHIF itself is started in `test_ohif`; what it asks for was read off its source (extensions/default,
+DicomWebDataSource: qido.js, index.ts; platform/core, generateAcceptHeader.ts) and what it uses of the answers
+is checked.
 """
 
 import json
@@ -53,7 +54,8 @@ def test_the_study_list(ask: Any) -> None:
         assert study["0020000D"]["Value"][0]
         assert study["00201208"]["Value"][0] >= 1
         assert all(tag in study for tag in ("00080020", "00080030", "00080050", "00100010", "00100020"))
-        assert all(isinstance(one, str) for one in study["00080061"].get("Value", []))
+        # What has no modality lacks the attribute: of an empty one OHIF reads the length of nothing.
+        assert all(isinstance(one, str) for one in study.get("00080061", {"Value": []})["Value"])
     named = ask(
         "/studies", PatientName="*doe*", limit=101, offset=0, fuzzymatching="false", includefield=FIELDS
     )

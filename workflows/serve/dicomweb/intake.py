@@ -148,10 +148,12 @@ class Child:
 def examine(children: Children, folder: Path, names: Sequence[str]) -> Iterator[Examined]:
     """What each file in ``folder`` is, in the order of ``names``; nothing is written."""
     left = list(names)
+    # Children work in another folder: what is relative here means nothing to them.
+    place = os.fspath(folder.absolute())
     while left:
         child = children.take("examine")
         try:
-            begun = child.ask({"folder": os.fspath(folder), "names": left})
+            begun = child.ask({"folder": place, "names": left})
             if not begun:
                 raise StoreUnavailable("no process to look at files could be started")
             while left:
@@ -182,7 +184,8 @@ def store(children: Children, folder: Path, archive: Path, size: int, workers: i
     """
     child = children.take("store")
     try:
-        request = {"folder": os.fspath(folder), "archive": os.fspath(archive.absolute()), "workers": workers}
+        places = {"folder": os.fspath(folder.absolute()), "archive": os.fspath(archive.absolute())}
+        request = {**places, "workers": workers}
         answer = child.answer(STORE_WALL + size / STORE_RATE) if child.ask(request) else None
     finally:
         child.end()

@@ -287,7 +287,9 @@ def _counted(
         "00081190": {"vr": "UR", "Value": [place.url(*uids)]},
     }
     if level == "study":
-        found["00080061"] = _several("CS", json.loads(row["modalities"]))
+        if modalities := json.loads(row["modalities"]):
+            # Left out rather than empty: OHIF lists no study at all where one has it without a value.
+            found["00080061"] = _several("CS", modalities)
         found["00201206"] = {"vr": "IS", "Value": [row["series"]]}
         found["00201208"] = {"vr": "IS", "Value": [row["instances"]]}
         if asked.everything or 0x00080062 in asked.include:
