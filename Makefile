@@ -7,7 +7,7 @@
 #   make fuzz       the decoder under them, RUNS damaged frames by path (FUZZER=libfuzzer: clang, guided by coverage)
 #   make viewer     the viewer of `tilevault serve`, with npm or with Node from PyPI
 #   make package    build the wheel and use it, the server too, from an empty environment with only what it declares
-#   make test-peers   the server against programs of others, which it installs: Orthanc, dicomweb-client, Chromium
+#   make test-peers   the server against programs of others, which it installs: Orthanc, OHIF, dicomweb-client, Chromium
 #   make soak       the long-running tests         make bench   the benchmarks
 #   make bench-lossless   size and speed of the lossless tiles against the codecs of the field, on real images
 #   make bench-lossy      rate, quality and speed of the lossy tiles against theirs
@@ -85,7 +85,7 @@ test: $(VENV)/.test
 
 # Debian packages are unpacked into build/peers, without root; what is not to be had makes its tests skip.
 test-peers: $(VENV)/.test $(VIEWER)/dist/index.html
-	@tests/peers/install.sh
+	@tests/peers/install.sh && tests/peers/install_ohif.sh
 	@for peer in 'dicomweb-client>=0.59' 'playwright>=1.49'; do $(PIP) "$$peer" \
 		|| echo "$$peer cannot be installed: its tests will skip" >&2; done
 	TILEVAULT_PEERS=1 $(BIN)/python -m pytest -q -rs tests/peers $(ARGS)

@@ -33,8 +33,8 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser of playwright's."""
+def chromium(*more: str) -> Iterator[Any]:
+    """A browser of playwright's; ``more``: further switches of its command line."""
     from playwright.sync_api import sync_playwright
 
     path = find_chromium()
@@ -44,7 +44,7 @@ def chromium() -> Iterator[Any]:
         libraries = [str(PEERS / "root" / part) for part in LIBRARIES]
         environment["LD_LIBRARY_PATH"] = ":".join(libraries)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS, env=environment)
+        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, *more], env=environment)
         yield browser
         browser.close()
 

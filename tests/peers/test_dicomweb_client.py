@@ -1,15 +1,19 @@
 """dicomweb-client (Python): searches, retrieves and stores through a real connection."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 from pydicom.filebase import DicomBytesIO
 
+from collection import write_ct_series
 from dicomweb_parts import ct_slice
 from peer_server import Server
-from tilevault import Archive
+from tilevault import Archive, add
 
 api = pytest.importorskip("dicomweb_client.api", reason="dicomweb-client is not installed")
 
@@ -69,3 +73,14 @@ def test_stores(empty_server: Server) -> None:
     assert len(Archive.open(empty_server.archive)) == 2
     assert len(client.search_for_instances()) == 4
     assert client.retrieve_instance("1.2.3", "1.2.3.1", "1.2.3.1.2") == sent[1]
+
+
+def test_the_example_of_the_guide(serve: Callable[[Path], Server], tmp_path: Path, capsys: Any) -> None:
+    guide = Path(__file__).resolve().parents[2] / "docs" / "howto-dicomweb.md"
+    (example,) = re.findall(
+        r"^```python no-run\n(.*?dicomweb_client.*?)^```$", guide.read_text(), re.MULTILINE | re.DOTALL
+    )
+    write_ct_series(tmp_path / "ct", slices=2)
+    add([tmp_path / "ct"], tmp_path / "archive")
+    exec(compile(example, str(guide), "exec"), {"url": f"{serve(tmp_path / 'archive').url}/"})
+    assert capsys.readouterr().out == "(2, 512, 512) int16\n"
