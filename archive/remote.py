@@ -3,7 +3,7 @@
 Read-only. Requests are bounded in time, tried again a few times, and bounded in what is taken of an answer:
 a server that says or sends more than was asked for fills no memory. Errors of the network become ours here,
 once, and none of them shows a credential: those come from the environment (``AWS_ACCESS_KEY_ID`` ...), never
-from the URL.
+from the URL, and what a server says in the body of a refusal, which may repeat the request, is not passed on.
 """
 
 import contextlib
@@ -49,7 +49,11 @@ MAX_WHOLE = 1 << 30
 """Bytes of an object that is read as a whole, at most."""
 MAX_NAMES = 1 << 22
 """Names that are listed at most."""
+CREDENTIAL_CODES = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId")
+"""Error codes of S3 about credentials, which may come with status 400."""
 T = TypeVar("T")
+_STATUS = re.compile(r"status code: (\d{3})[A-Za-z ]*")
+_CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
 _PART = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@ -]+")
 
 
@@ -181,52 +185,67 @@ class RemoteBlobs:
     def _asked(self, key: str, ask: Callable[[], T]) -> T:
         """What ``ask`` gives, with its errors as ours. An answer that breaks off is asked for again.
 
-        (obstore itself asks again only until an answer begins.)
+        (obstore itself goes on in the middle only where objects have entity tags, as on S3.)
         """
-        for again in range(TRIES):
-            if again:
-                time.sleep(0.1 * 2**again)
-            try:
-                with self._ours(key):
+        with self._ours(key):
+            for again in range(1, TRIES):
+                try:
                     return ask()
-            except StoreUnavailable as error:
-                if again == TRIES - 1 or not isinstance(error.__cause__, _BrokenOff):
-                    raise
-        raise StoreUnavailable(f"{self.location}: {key}: the answer breaks off", object=key)
+                except _BrokenOff:
+                    time.sleep(0.1 * 2**again)
+            return ask()
 
     @contextlib.contextmanager
     def _ours(self, key: str) -> Iterator[None]:
-        """Errors of obstore become ours; what it says beyond its first line is for its developers."""
+        """Errors of obstore become ours, and do not follow as their cause: a traceback would show them."""
         try:
             yield
         except TilevaultError:
             raise
         except Exception as error:  # obstore raises classes of its own and built-in ones
-            raise self._translated(key, error) from error
+            raise self._translated(key, error) from None
 
     def _translated(self, key: str, error: Exception) -> TilevaultError:
-        kind, text = type(error).__name__, str(error)
-        lines = text.splitlines() or [kind]
-        said = f"{self.location}: {key}: {lines[0][:300]}"
-        lower = text.lower()
-        if kind == "NotFoundError" or isinstance(error, FileNotFoundError):
+        kind, (status, said, detail, code) = type(error).__name__, _said(error)
+        said = f"{self.location}: {key}: {said[:300]}"
+        lower = detail.lower()
+        if status == 404 or kind == "NotFoundError" or isinstance(error, FileNotFoundError):
             return TileMissing(f"{key}: is not there", object=key)
-        if kind in ("PermissionDeniedError", "UnauthenticatedError") or isinstance(error, PermissionError):
-            return AccessDenied(f"{self.location}: {key}: reading is not permitted", object=key)
+        refused = kind in ("PermissionDeniedError", "UnauthenticatedError") or status in (401, 403)
+        if refused or code in CREDENTIAL_CODES or isinstance(error, PermissionError):
+            message = f"{self.location}: {key}: reading is not permitted{_in_brackets(code)}"
+            return AccessDenied(message, object=key)
         if "169.254.169.254" in lower or "metadata endpoint" in lower:
             return AccessDenied(f"{self.location}: there are no credentials in the environment", object=key)
         if "timed out" in lower or "timedout" in lower:
             return StoreTimeout(f"{said} (no answer in time)", object=key)
-        if "status code: 416" in lower or "range not satisfiable" in lower:
+        if status == 416 or "range not satisfiable" in lower:
             return ShortRead(f"{key}: is shorter than it should be", object=key)
-        if "byte ranges" in lower or "rangenotsupported" in lower.replace(" ", ""):
+        if "range request not supported" in lower or "non-partial" in lower:
             message = f"{self.location}: this web server does not answer range requests"
             return StoreUnavailable(message, object=key)
-        return StoreUnavailable(said, object=key)
+        return StoreUnavailable(said + _in_brackets(code), object=key)
 
 
 class _BrokenOff(Exception):
     """An answer began and did not end."""
+
+
+def _said(error: Exception) -> tuple[int, str, str, str]:
+    """Status of the answer, or 0; what obstore says in a line; all it says; the error code of S3, or "".
+
+    What it says without the body of the answer, in which a server may say anything.
+    """
+    text = str(error)
+    status, code = _STATUS.search(text), _CODE.search(text)
+    if status:
+        own = text[: status.end()]
+        return int(status[1]), own, own, code[1] if code else ""
+    return 0, (text.splitlines() or [type(error).__name__])[0], text, ""
+
+
+def _in_brackets(code: str) -> str:
+    return f" ({code})" if code else ""
 
 
 class _OpenBlob:

@@ -205,20 +205,37 @@ class _Search:
 
     def _encode(self, code: int, slope: float) -> tuple[bytes, NDArray[np.float64]]:
         """The bytes and the errors of what counts."""
-        codec, content = self.codec, self.content
-        dtype = content.samples.dtype
-        least, most = _bounds(codec, self.lattice, dtype)
+        codec = self.codec
+        least, most = _bounds(codec, self.lattice, self.content.samples.dtype)
         plain, restored = np.empty_like(self.integers), np.empty_like(self.integers)
         model = native_model(codec.model)
         data = _native.encode_lossy(
             model, self.integers, least, most, code, slope, self.restore, plain, restored
         )
+        errors = self._errors(restored)
+        if self.restore and self._counts_otherwise():
+            unrestored = self._errors(plain)
+            if np.square(unrestored).sum() < np.square(errors).sum():
+                errors = unrestored
+                data = _native.encode_lossy(
+                    model, self.integers, least, most, code, slope, False, plain, restored
+                )
+        return data, errors
+
+    def _counts_otherwise(self) -> bool:
+        """Whether what gains in the network's integers may be worse in the samples that count."""
+        return self.content.counted is not None or self.lattice.floats or self.codec.nodata_value is not None
+
+    def _errors(self, decoded: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Of what counts, in units of the samples."""
+        codec, content = self.codec, self.content
+        dtype = content.samples.dtype
         if self.lattice.floats or codec.nodata_value is not None:
-            back = _samples(codec, self.lattice, restored, content.samples.shape, dtype)
+            back = _samples(codec, self.lattice, decoded, content.samples.shape, dtype)
             errors = back.astype(np.float64) - content.samples
         else:
-            errors = (restored - self.integers).astype(np.float64).reshape(content.samples.shape)
-        return data, errors.reshape(-1) if content.counted is None else errors[content.counted]
+            errors = (decoded - self.integers).astype(np.float64).reshape(content.samples.shape)
+        return errors.reshape(-1) if content.counted is None else errors[content.counted]
 
 
 def encode_near(codec: "LearnedCodec", content: "Content", slope: float, restore: bool) -> bytes | None:

@@ -2,7 +2,8 @@
 
 In each document, blocks of Python share one namespace, and blocks of sh run those of their lines that call
 `tilevault`, all in one temporary folder that holds a small `collection/`. The word `no-run` after the
-language leaves a block out (Python is still parsed); `exit=N` names the exit code that is meant.
+language leaves a block out (Python is still parsed); `exit=N` names the exit code that is meant. What they
+call https://example.org is a plain web server over that folder.
 """
 
 import ast
@@ -13,16 +14,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import collection
+from web_server import serving
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+SITE = "https://example.org"
 FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
 
 
@@ -66,11 +69,13 @@ def test_examples_run(
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     namespace: dict[str, Any] = {"__name__": "example"}
     try:
-        for block in blocks(path):
-            if block.language == "python":
-                run_python(path, block, namespace)
-            elif block.language == "sh" and "no-run" not in block.words:
-                run_shell(path, block)
+        with serving(tmp_path) as web:
+            for found in blocks(path):
+                block = replace(found, text=found.text.replace(SITE, web.url))
+                if block.language == "python":
+                    run_python(path, block, namespace)
+                elif block.language == "sh" and "no-run" not in block.words:
+                    run_shell(path, block)
     finally:
         end_programs(namespace)
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import collection
 from tilevault.codecs import InvalidRequest, LearnedCodec, LosslessCodec, ManifestCorrupt, TileCorrupt
 from tilevault.codecs.errors import UnsupportedSyntax
 from tilevault.codecs.fill import filled
@@ -15,6 +16,7 @@ from tilevault.codecs.learned import Coded
 from tilevault.codecs.lossless import put_varint
 from tilevault.codecs.lossy_modes import EXACT, MODES
 from tilevault.codecs.quantised import IntegerLattice
+from tilevault.codecs.weights import CURRENT_MODEL
 
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
 SHAPES = ((1, 1), (1, 7), (9, 1), (33, 65), (3, 40, 31), (2, 2, 16, 16), (64, 64))
@@ -141,6 +143,22 @@ def test_masked_samples_are_not_coded_as_content() -> None:
     assert masked < 0.65 * smooth
     back = codec.decode_tile(codec.encode_tile(words, ~hole), words.shape, words.dtype)
     assert np.abs(back[~hole].astype(int) - words[~hole].astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("decibel", [42, 45])
+def test_restoration_harms_no_samples_that_count(decibel: float) -> None:
+    """The native encoder weighs all samples of a tile; those behind a mask are nothing to anybody."""
+    words = np.ascontiguousarray(collection.scene(1800)[:, 256:384, :128])
+    valid = (words != 0).any(0)
+    assert 0 < valid.sum() < 100
+    codec = LearnedCodec("psnr", decibel, 0, 5423, model=CURRENT_MODEL)
+    coded = codec.code_tile(words, valid)
+    plain = codec.decode_tile(coded.data, words.shape, words.dtype, restore=False)
+    kept = np.broadcast_to(valid, words.shape)
+    restored, unrestored = (
+        np.square(w[kept].astype(float) - words[kept]).sum() for w in (coded.words, plain)
+    )
+    assert restored <= unrestored
 
 
 def test_a_tile_without_a_valid_sample_is_a_handful_of_bytes() -> None:

@@ -1,6 +1,6 @@
 """Archives behind a URL: the same values, few requests, our errors, and nothing of a credential.
 
-A plain web server (`web_server`), and a real S3 server on this machine (moto) where it is installed.
+A plain web server (`web_server`); buckets are `test_remote_s3`'s.
 """
 
 import copy
@@ -13,7 +13,7 @@ import pytest
 
 import collection
 from tilevault import Archive, add
-from tilevault.archive import TileCache, Window
+from tilevault.archive import TileCache
 from tilevault.archive.blobs import LocalBlobs
 from tilevault.archive.listing import LISTING, listing_bytes
 from tilevault.archive.ranges import merged
@@ -24,6 +24,8 @@ from tilevault.codecs.errors import (
     InvalidRequest,
     LimitExceeded,
     ManifestCorrupt,
+    ShortRead,
+    StoreError,
     StoreTimeout,
     StoreUnavailable,
     TileCorrupt,
@@ -295,13 +297,76 @@ def test_a_slow_server_is_a_timeout(local, web):
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(401, AccessDenied), (403, AccessDenied), (404, TileMissing), (500, StoreUnavailable)],
+    [
+        (401, AccessDenied),
+        (403, AccessDenied),
+        (404, TileMissing),
+        (410, StoreUnavailable),
+        (416, (ShortRead, TileCorrupt)),  # as damage, where a shard ends before its index
+        (429, StoreUnavailable),
+        (500, StoreUnavailable),
+        (502, StoreUnavailable),
+        (503, StoreUnavailable),
+    ],
 )
 def test_refusals(local, web, status, error):
-    image = far(web, timeout=1)[local["ct"].id]
+    image = far(web, timeout=0.5)[local["ct"].id]
     web.statuses = {"/0/c/": status}
     with pytest.raises(error):
         image[0]
+    for ask in (lambda: far(web, timeout=0.5), lambda: Archive.open(f"{web.url}/archive/x", timeout=0.5)):
+        web.statuses = {"archive.json": status}
+        with pytest.raises(ImageNotFound if error is TileMissing else error):
+            ask()
+
+
+def test_a_busy_server_is_asked_again(local, web):
+    here, image = local["scene.tif"], far(web)[local["scene.tif"].id]
+    image[:, :8, :8]
+    web.clear()
+    web.failing = 2
+    np.testing.assert_array_equal(image[:, :512, 512:1024], here[:, :512, 512:1024])
+    assert [size > 100 for _, _, size in web.requests] == [False, False, True]
+
+
+def test_an_answer_that_stalls_is_a_timeout(local, web):
+    image = far(web, timeout=0.4)[local["scene.tif"].id]
+    image[:, :8, :8]
+    web.stall = 1.5
+    began = time.monotonic()
+    with pytest.raises(StoreTimeout):
+        image[:, :512, 512:1024]
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("span", ["", "bytes 0-4/9", "bytes 7-6/5", "bytes */9", "lines 1-2/3", "bytes 0-9"])
+def test_another_range_than_asked_for(local, web, span):
+    image = far(web)[local["scene.tif"].id]
+    image[:, :8, :8]
+    web.span = span
+    with pytest.raises(StoreError):
+        image[:, :512, 512:1024]
+
+
+@pytest.mark.parametrize("length", [0, 40, 5000, None], ids=str)
+def test_an_object_that_changes_between_requests_gives_no_pixels(local, web, length):
+    """Shorter, or as long with another content: after the shard's index was read."""
+    here, image = local["scene.tif"], far(web)[local["scene.tif"].id]
+    image[:, :512, :512]
+    data = local.blobs.read(f"{here.prefix}/{here.readers['data'].array.shard_key((0, 0, 0))}")
+    web.replaced = {"/0/data/c/": data[::-1] if length is None else data[:length]}
+    with pytest.raises((TileCorrupt, StoreError)):
+        image[:, :512, 512:1024]
+
+
+def test_an_object_that_grew_gives_its_pixels_and_is_found_by_verify(local, web):
+    """What was archived is all there; what was added to it is damage nevertheless."""
+    here, image = local["scene.tif"], far(web)[local["scene.tif"].id]
+    image[:, :512, :512]
+    data = local.blobs.read(f"{here.prefix}/{here.readers['data'].array.shard_key((0, 0, 0))}")
+    web.replaced = {"/0/data/c/": data + b"more"}
+    np.testing.assert_array_equal(image[:, :512, 512:1024], here[:, :512, 512:1024])
+    assert image.check("size").findings
 
 
 # -- what is not done -------------------------------------------------------------------------------------
@@ -417,102 +482,3 @@ def test_commands_that_read_take_a_url(local, web, tmp_path, capsys):
     assert (code, "can only be read" in said) == (3, True)
     code, said = run(capsys, "add", tmp_path / "out", url)
     assert (code, "can only be read" in said) == (3, True), said
-
-
-# -- S3 ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    pytest.importorskip("flask_cors", reason="moto[server] is not installed")
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
-@pytest.fixture
-def bucket(s3_server, local, monkeypatch) -> str:
-    """The URL of a copy of the archive in a bucket."""
-    import urllib.request
-
-    from obstore.store import S3Store
-
-    secret = "very-secret-key"
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": secret,
-    }.items():
-        monkeypatch.setenv(name, value)
-    import obstore
-
-    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/images-of-ours", method="PUT")).read()
-    store = S3Store("images-of-ours", prefix="some/archive", client_options={"allow_http": True})
-    for key in list(local.blobs.keys()):
-        obstore.put(store, key, local.blobs.read(key))
-    return "s3://images-of-ours/some/archive"
-
-
-def test_s3_lists_reads_and_checks(bucket, local, capsys, tmp_path):
-    archive = Archive.open(bucket)
-    assert list(archive) == list(local)
-    for name in ("ct", "scene.tif"):
-        here, there = local[name], archive[name]
-        for level in here.levels:
-            np.testing.assert_array_equal(there.read(level=level), here.read(level=level))
-        assert not there.check("pixels").findings
-    assert sorted(archive.blobs.keys()) == sorted(local.blobs.keys())
-    assert archive.blobs.folders("commits") == local.blobs.folders("commits")
-    assert archive.blobs.names(f"commits/{here.id}") == local.blobs.names(f"commits/{here.id}")
-    assert archive.blobs.folders("nothing") == []
-    assert run(capsys, "ls", bucket)[0] == 0
-    code, said = run(capsys, "verify", bucket)
-    assert (code, "no damage found" in said) == (0, True), said
-    code, said = run(capsys, "rm", bucket, here.id, "--yes")
-    assert (code, "can only be read" in said) == (3, True)
-
-
-def test_s3_that_is_not_there(bucket, monkeypatch):
-    with pytest.raises(ImageNotFound):
-        Archive.open("s3://images-of-ours/nothing")
-    with pytest.raises(ImageNotFound):
-        Archive.open("s3://no-such-bucket/archive")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StoreUnavailable) as raised:
-        Archive.open(bucket, timeout=0.5)
-    assert "secret" not in str(raised.value)
-
-
-def test_s3_damage_is_named(bucket, local):
-    import obstore
-    from obstore.store import S3Store
-
-    store = S3Store("images-of-ours", prefix="some/archive", client_options={"allow_http": True})
-    here = local["scene.tif"]
-    key = f"{here.prefix}/{here.readers['data'].array.shard_key((0, 0, 0))}"
-    data = bytearray(local.blobs.read(key))
-    data[2000] ^= 1
-    obstore.put(store, key, bytes(data))
-    with pytest.raises(TileCorrupt):
-        Archive.open(bucket)[here.id][:, :512, :512]
-    obstore.delete(store, key)
-    with pytest.raises(TileMissing):
-        Archive.open(bucket)[here.id][:, :512, :512]
-
-
-def test_s3_refuses_an_anonymous_reader_of_what_is_not_public(bucket, monkeypatch):
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    with pytest.raises(AccessDenied):
-        Archive.open(bucket)
-
-
-def test_a_window_over_s3_asks_for_its_ranges(bucket, local):
-    here, there = local["scene.tif"], Archive.open(bucket)[local["scene.tif"].id]
-    window = Window((100, 400), (900, 1100))
-    np.testing.assert_array_equal(there.read(window), here.read(window))

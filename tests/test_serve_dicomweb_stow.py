@@ -1,14 +1,18 @@
 """STOW-RS: what comes in, what does not, and what hostile bodies cannot do."""
 
 import json
+import os
 import random
+import resource
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom
@@ -18,10 +22,13 @@ from starlette.testclient import TestClient
 from dicom_builder import DEFLATED, Builder, image, part10
 from dicomweb_parts import STOW_TYPE, ct_slice, multipart, parts
 from tilevault import Archive
+from tilevault.codecs.errors import StoreUnavailable
 from tilevault.workflows.serve.access import Principal
 from tilevault.workflows.serve.app import create_app
 from tilevault.workflows.serve.dicomweb import multipart as multipart_module
-from tilevault.workflows.serve.dicomweb.intake import Child, Children, examine
+from tilevault.workflows.serve.dicomweb import stow as stow_module
+from tilevault.workflows.serve.dicomweb.intake import MOST_KILLED, Child, Children, examine
+from tilevault.workflows.serve.dicomweb.series import SeriesOwners
 from tilevault.workflows.serve.dicomweb.stow import reason_code
 from tilevault.workflows.serve.settings import Limits, Settings
 
@@ -205,6 +212,72 @@ def test_only_studies_that_may_be_written(
     assert post([ct_slice(9)]).status_code == 403
 
 
+def test_nobody_joins_a_series_of_a_study_that_is_not_his(
+    client: TestClient, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slice of one's own study with the UID of another study's series would open that one's image."""
+    services = client.app.state.services  # type: ignore[attr-defined] # starlette's own
+    post([ct_slice(k, study="1.6", series="1.6.1") for k in (5, 6)])
+    (other,) = client.get("/api/images").json()["images"]
+    ward = Principal("ward", frozenset({"read", "write", "search"}), frozenset({"study:1.2.3"}))
+    everything = services.authenticate
+    monkeypatch.setattr(services, "authenticate", lambda request: ward)
+    sent = ct_slice(1, study="1.2.3", series="1.6.1")
+    answer = post([sent, ct_slice(1)])
+    assert (stored(answer), failed(answer)) == (["1.2.3.1.1"], {"1.6.1.1": 0x0124})
+    for path in ("", "/tiles/0/0/0.png", "/files/0"):
+        assert client.get(f"/api/images/{other['id']}{path}").status_code == 404
+    monkeypatch.setattr(services, "authenticate", everything)
+    assert failed(post([sent])) == {"1.6.1.1": 0xA900}
+    both = post([ct_slice(1, study="1.7", series="1.7.1"), ct_slice(2, study="1.8", series="1.7.1")])
+    assert (stored(both), failed(both)) == (["1.7.1.1"], {"1.7.1.2": 0xA900})
+    assert stored(post([ct_slice(7, study="1.6", series="1.6.1")])) == ["1.6.1.7"]
+
+
+def test_a_series_belongs_to_the_study_that_is_being_stored(client: TestClient) -> None:
+    owners = SeriesOwners(client.app.state.services)  # type: ignore[attr-defined] # starlette's own
+    with owners.claims() as first, owners.claims() as second:
+        assert first.owner("1.9.1", "1.9") == "1.9"
+        assert second.owner("1.9.1", "1.2") == "1.9"
+        assert first.owner("1.9.1", "1.2") == "1.9"
+    with owners.claims() as later:
+        assert later.owner("1.9.1", "1.2") == "1.2"
+
+
+def test_reading_goes_on_while_much_is_stored(
+    client: TestClient, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storing waits for children, for minutes; the threads that read are others."""
+    storing, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: Any) -> dict[str, Any]:
+        storing.release()
+        go_on.wait(30)
+        return {"code": "StoreFull"}
+
+    monkeypatch.setattr(stow_module, "store", slow)
+    senders = [threading.Thread(target=post, args=([ct_slice(k)],)) for k in (1, 2)]
+    for sender in senders:
+        sender.start()
+    try:
+        assert all(storing.acquire(timeout=60) for _ in senders)
+        found: list[int] = []
+        reader = threading.Thread(target=lambda: found.append(client.get("/api/images").status_code))
+        reader.start()
+        reader.join(10)
+        assert found == [200]
+    finally:
+        go_on.set()
+        for sender in senders:
+            sender.join(30)
+
+
+def test_the_disk_is_not_filled(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=200 << 20))
+    answer = post([ct_slice(1)])
+    assert (answer.status_code, answer.json()["code"]) == (507, "StoreFull")
+
+
 # -- bodies that are none ---------------------------------------------------------------------------------
 
 
@@ -340,6 +413,66 @@ def test_a_child_that_dies_fails_on_its_file_and_another_goes_on(
     children.close()
     assert [one["name"] for one in found] == ["1", "2", "3"]
     assert [one.get("code") for one in found] == [None, "LimitExceeded", None]
+
+
+def test_a_request_of_bombs_costs_a_few_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may take a minute; a hundred thousand of them would take weeks."""
+    taken: list[Any] = []
+
+    class Dying:
+        def ask(self, request: Any) -> bool:
+            return True
+
+        def answer(self, seconds: float) -> None:
+            return None
+
+    class Nursery:
+        def take(self, role: str) -> Any:
+            taken.append(Dying())
+            return taken[-1]
+
+        def done(self, child: Any) -> None:
+            assert child is taken[-1]
+
+    names = [str(k) for k in range(1000)]
+    found = list(examine(Nursery(), tmp_path, names))  # type: ignore[arg-type] # as far as it is used
+    assert [one["name"] for one in found] == names
+    assert {one["code"] for one in found} == {"LimitExceeded"}
+    assert len(taken) == MOST_KILLED
+
+
+def test_children_end_with_the_server(tmp_path: Path) -> None:
+    """One that is at work, too: whoever waits for it is told at once, and not after a quarter of an hour."""
+    children = Children()
+    child = children.take("examine")
+    assert child.answer(60) is not None
+    waiting = threading.Thread(target=child.answer, args=(600,))
+    waiting.start()
+    children.close()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    children.done(child)
+    with pytest.raises(StoreUnavailable):
+        children.take("examine")
+
+
+def test_descriptors_beyond_a_thousand_are_waited_for() -> None:
+    """As in a server with many connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 1400:
+        pytest.skip("the system allows too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1400), hard))
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    children = Children()
+    try:
+        child = children.take("examine")
+        assert child.answer(60) is not None
+        children.done(child)
+    finally:
+        children.close()
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_a_child_says_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from dicom_builder import image
-from dicomweb_parts import write_series
+from dicomweb_parts import ct_slice, write_series
 from tilevault import Archive, add
-from tilevault.codecs.errors import StoreUnavailable
+from tilevault.codecs.errors import LimitExceeded, StoreUnavailable
 from tilevault.workflows.cli import main
 from tilevault.workflows.serve import index as index_module
 from tilevault.workflows.serve.index import Index, index_path
+from tilevault.workflows.serve.index_rows import instance_rows
 from tilevault.workflows.serve.index_schema import VERSION
 
 
@@ -203,6 +204,34 @@ def test_an_image_that_cannot_be_read_is_told_and_the_others_are_there(archive: 
     assert set(sops(index)) == {"1.2.4.1.1", "1.2.4.1.2"}
     assert {row["id"] for row in index.rows("SELECT id FROM images")} == set(archive)
     assert main(["reindex", str(archive.path)]) == 4
+
+
+def test_what_is_too_much_for_the_index_is_told_and_the_others_are_there(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A header beyond a limit is no integrity error, and no reason to find nothing."""
+    read = index_module.instance_rows
+    first = min(archive)
+
+    def limited(image: Any) -> Any:
+        if image.id == first:
+            raise LimitExceeded("elements of a header")
+        return read(image)
+
+    monkeypatch.setattr(index_module, "instance_rows", limited)
+    index = Index(archive, anew=True)
+    assert index.state.problems == {first: "LimitExceeded"}
+    assert index.state.images == len(archive)
+    index.close()
+
+
+def test_a_value_that_is_no_text_to_search_for_is_left_to_the_header(tmp_path: Path) -> None:
+    (tmp_path / "one.dcm").write_bytes(ct_slice(1, PatientName="\u00e4" * (30 << 10)))
+    add([tmp_path / "one.dcm"], tmp_path / "archive")
+    (image,) = Archive.open(tmp_path / "archive").values()
+    (row,) = instance_rows(image)
+    assert "00100020" in row.attributes["study"]
+    assert "00100010" not in row.attributes["study"]
 
 
 def test_a_damaged_commit_record_is_told(archive: Archive) -> None:

@@ -24,11 +24,16 @@ import tilevault
 from tilevault.codecs.errors import Busy, InvalidRequest
 from tilevault.workflows.cli import main
 from tilevault.workflows.serve.app import create_app
+from tilevault.workflows.serve.gate import Gate
+from tilevault.workflows.serve.sending import Sending
 from tilevault.workflows.serve.settings import Limits, Settings, check_settings, is_loopback
 
 testclient = pytest.importorskip("starlette.testclient")
 
 LIMITS = Limits(header_seconds=0.6, idle_seconds=0.6, threads=2, waiting=4, connections=40, drain_seconds=5)
+
+LONG = 24 << 20
+"""Bytes of an answer that no socket holds as a whole."""
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +55,13 @@ def client(archive: Path) -> Iterator[Any]:
 def impatient(archive: Path) -> Iterator[tuple[str, int]]:
     """A server in a thread with short timeouts; its address."""
     import uvicorn
+    from starlette.responses import Response
+    from starlette.routing import Route
 
     from tilevault.workflows.serve.protocol import patient_protocol
 
     app = create_app(Settings(str(archive), limits=LIMITS))
+    app.router.routes.append(Route("/long", lambda request: Response(bytes(LONG))))
     config = uvicorn.Config(
         app,
         port=0,
@@ -204,6 +212,82 @@ def test_a_reader_that_does_not_read_is_ended(impatient: tuple[str, int], client
     time.sleep(3)
     ended(connection, 8)
     assert alive(impatient)
+
+
+def test_a_slow_reader_gets_all_of_a_long_answer(impatient: tuple[str, int]) -> None:
+    """It takes many times the seconds for which a reader may do nothing."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    connection.settimeout(20)
+    connection.connect(impatient)
+    connection.sendall(b"GET /long HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    received, began = b"", time.monotonic()
+    while piece := connection.recv(1 << 20):
+        received += piece
+        time.sleep(0.1)
+    connection.close()
+    assert len(received.partition(b"\r\n\r\n")[2]) == LONG
+    assert time.monotonic() - began > 3 * LIMITS.idle_seconds
+
+
+def test_answers_that_nobody_reads_are_counted() -> None:
+    """Large ones wait in pieces; what has no room is refused before it begins; then all is free again."""
+
+    async def play() -> None:
+        sending, go_on = Sending(1 << 20), asyncio.Event()
+        taken: list[Any] = []
+
+        async def stuck(message: Any) -> None:
+            taken.append(message)
+            if len(taken) > 1:
+                await go_on.wait()
+
+        async def answer(send: Any, size: int) -> None:
+            out = sending.through(send)
+            await out({"type": "http.response.start", "status": 200, "headers": []})
+            await out({"type": "http.response.body", "body": bytes(range(256)) * (size >> 8)})
+
+        first = asyncio.create_task(answer(stuck, 900_000))
+        await asyncio.sleep(0)
+        assert sending.bytes == 899_840
+        assert len(taken) == 2
+        other: list[Any] = []
+
+        async def prompt(message: Any) -> None:
+            other.append(message)
+
+        with pytest.raises(Busy):
+            await answer(prompt, 200_000)
+        assert other == []
+        await answer(prompt, 50_000)
+        assert len(other) == 2
+        go_on.set()
+        await first
+        assert sending.bytes == 0
+        assert b"".join(one["body"] for one in taken[1:]) == bytes(range(256)) * (900_000 >> 8)
+        assert [one["more_body"] for one in taken[1:]] == [True] * (len(taken) - 2) + [False]
+
+    asyncio.run(play())
+
+
+def test_what_has_no_room_is_told_to_come_again(client: Any) -> None:
+    (one,) = client.get("/api/images").json()["images"]
+    (gate,) = [m for m in walk(client.app.middleware_stack) if isinstance(m, Gate)]
+    gate.sending.bytes = gate.sending.limit
+    try:
+        answer = client.get(f"/api/images/{one['id']}/pixels/0")
+        assert (answer.status_code, answer.json()["code"]) == (503, "Busy")
+        assert "retry-after" in answer.headers
+    finally:
+        gate.sending.bytes = 0
+    assert client.get(f"/api/images/{one['id']}/pixels/0").status_code == 200
+
+
+def walk(app: Any) -> Iterator[Any]:
+    """A stack of ASGI middleware, from the outermost one."""
+    while app is not None:
+        yield app
+        app = getattr(app, "app", None)
 
 
 def test_a_body_that_nobody_wants_is_not_read_to_its_end(impatient: tuple[str, int]) -> None:

@@ -32,6 +32,12 @@ class WebServer:
     """Status for paths that contain a text."""
     replaced: dict[str, bytes] = field(default_factory=dict)
     """Content for paths that contain a text."""
+    failing: int = 0
+    """How many answers are a 503."""
+    stall: float = 0.0
+    """Seconds of rest in the middle of each body of more than 100 bytes."""
+    span: str | None = None
+    """Content-Range of partial answers instead of the right one; "": none."""
 
     def clear(self) -> None:
         """Forget what was asked for."""
@@ -65,6 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
         if state.delay and state.slow in self.path:
             time.sleep(state.delay)
         data = self._content(state)
+        if state.failing:
+            state.failing -= 1
+            return self._send(state, 503, b"busy", body)
         for text, status in state.statuses.items():
             if text in self.path:
                 return self._send(state, status, b"", body)
@@ -77,7 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
         stop = min(int(asked[2]) + 1 if asked[2] else size, size)
         if start >= size:
             return self._send(state, 416, b"", body)
-        return self._send(state, 206, data[start:stop], body, f"bytes {start}-{stop - 1}/{size}")
+        span = f"bytes {start}-{stop - 1}/{size}" if state.span is None else state.span
+        return self._send(state, 206, data[start:stop], body, span)
 
     def _content(self, state: WebServer) -> bytes | None:
         for text, data in state.replaced.items():
@@ -102,7 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True
             return
-        self.wfile.write(data)
+        half = len(data) // 2 if state.stall and len(data) > 100 else 0
+        if half:
+            self.wfile.write(data[:half])
+            time.sleep(state.stall)
+        self.wfile.write(data[half:])
 
 
 class _Server(ThreadingHTTPServer):

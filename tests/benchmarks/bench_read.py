@@ -135,7 +135,7 @@ def tile_window(y: int, x: int) -> Window:
 
 
 def http_bar(folder: Path, name: str, tiles: int, repeat: int) -> dict[str, float]:
-    """Milliseconds of a tile here and from the server; of each tile the least round, then the median."""
+    """Milliseconds of a tile, here and from the server: of each tile the least of all rounds; the median."""
     image = Archive.open(folder)[name]
     places = random_tiles(image, tiles)
     times: dict[str, list[list[float]]] = {"here": [], "http": []}

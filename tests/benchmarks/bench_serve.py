@@ -5,7 +5,9 @@
 *tile*: the samples of random aligned tiles of 512 x 512, by `/pixels` and by `Image.read` in this process, in
 turn, each tile once (nothing is cached). *viewers*: each on a connection of its own; a step pans or zooms,
 asks for the tiles that came into sight one after the other, and rests for ``--pause`` seconds (times 0.5 to
-1.5, drawn anew). The clients share the machine's processors with the server.
+1.5, drawn anew). Tiles that a viewer has, it does not ask for again, as no browser does: its first screens
+cost most, and all fifty open them at once. The single client: eight of the fifty, one at a time, at a server
+of their own, so that one and many look at the same mixture. Clients share the processors with the server.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,10 @@ from tilevault.archive import Window
 
 SIDE, TILE, VIEW = 6000, 512, (3, 4)
 """Of the scene; of tiles; rows and columns of tiles on a screen."""
+CACHE = 256
+"""MiB, as is the server's default."""
+ALONE, ALONE_SECONDS = 8, 12.0
+"""Of the viewers so many are measured one at a time as well, in so many seconds together."""
 
 
 @dataclass
@@ -42,6 +49,7 @@ class Outcome:
     """Of each answer, from the request to its last byte."""
     failures: list[str] = field(default_factory=list)
     bytes: int = 0
+    connections: int = 0
 
 
 class Viewer:
@@ -54,18 +62,18 @@ class Viewer:
         self.random = random.Random(seed)
         self.image = self.random.choice(images)
         self.outcome = outcome
+        self.connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.seen: set[tuple[int, ...]] = set()
 
     async def watch(self, until: float, pause: float) -> None:
         """Pan and zoom until the clock says ``until``."""
-        reader, writer = await asyncio.open_connection(*self.address)
         try:
             level, y, x = max(0, len(self.image["levels"]) - 11), 0, 0
             while time.monotonic() < until:
                 height, width = self.image["levels"][level]["shape"]
                 rows, columns = -(-height // TILE), -(-width // TILE)
                 for tile in self._in_sight(level, min(y, rows - 1), min(x, columns - 1), rows, columns):
-                    await self._get(reader, writer, tile)
+                    await self._get(tile)
                 await asyncio.sleep(pause * self.random.uniform(0.5, 1.5))
                 if self.random.random() < 0.2:
                     step = self.random.choice((-1, 1))
@@ -75,7 +83,17 @@ class Viewer:
                     y = min(max(0, y + self.random.randint(-1, 1)), rows - 1)
                     x = min(max(0, x + self.random.randint(-1, 1)), columns - 1)
         finally:
-            writer.close()
+            if self.connection is not None:
+                self.connection[1].close()
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The connection; a new one where the server has ended it, which it does after a while of rest."""
+        if self.connection is None or self.connection[0].at_eof():
+            if self.connection is not None:
+                self.connection[1].close()
+            self.connection = await asyncio.open_connection(*self.address)
+            self.outcome.connections += 1
+        return self.connection
 
     def _in_sight(self, level: int, y: int, x: int, rows: int, columns: int) -> list[tuple[int, ...]]:
         """Tiles on the screen that this viewer has not got yet."""
@@ -89,12 +107,13 @@ class Viewer:
         self.seen.update(new)
         return new
 
-    async def _get(self, reader: Any, writer: Any, tile: tuple[int, ...]) -> None:
+    async def _get(self, tile: tuple[int, ...]) -> None:
         level, row, column, z = tile
         query = f"?z={z}" if self.image["slices"] > 1 else ""
         path = f"/api/images/{self.image['id']}/tiles/{level}/{row}/{column}.jpg{query}"
         began = time.perf_counter()
         try:
+            reader, writer = await self._connected()
             writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
@@ -139,17 +158,27 @@ def described(url: str) -> list[dict[str, Any]]:
 
 
 def watched(
-    url: str, images: list[dict[str, Any]], viewers: int, seconds: float, pause: float, seed: int
+    url: str, images: list[dict[str, Any]], seeds: Sequence[int], seconds: float, pause: float
 ) -> Outcome:
-    """What ``viewers`` see in ``seconds``."""
+    """What as many viewers as there are seeds see in ``seconds``."""
     outcome = Outcome()
 
     async def all_of_them() -> None:
         until = time.monotonic() + seconds
-        one_by_one = [Viewer(*split(url), images, 1000 * seed + k, outcome) for k in range(viewers)]
+        one_by_one = [Viewer(*split(url), images, seed, outcome) for seed in seeds]
         await asyncio.gather(*(v.watch(until, pause) for v in one_by_one), return_exceptions=True)
 
     asyncio.run(all_of_them())
+    return outcome
+
+
+def one_at_a_time(url: str, images: list[dict[str, Any]], seeds: Sequence[int], seconds: float) -> Outcome:
+    """What these viewers see when each has the server to himself, for a share of ``seconds``."""
+    outcome = Outcome()
+    for seed in seeds:
+        seen = watched(url, images, [seed], seconds / len(seeds), 0.05)
+        outcome.seconds += seen.seconds
+        outcome.failures += seen.failures
     return outcome
 
 
@@ -207,16 +236,19 @@ def quantile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def measured(folder: Path, viewers: int, seconds: float, pause: float, side: int = SIDE) -> dict[str, Any]:
-    """All numbers of one run."""
+def measured(
+    folder: Path, viewers: int, seconds: float, pause: float, side: int = SIDE, cache: int = CACHE
+) -> dict[str, Any]:
+    """All numbers of one run; ``cache``: MiB that the server may keep."""
     archive = build(folder, side)
     with serve_zoo.running(archive, "--cache", 16) as url:
         tile = tile_cost(url, archive, 60)
-    with serve_zoo.running(archive, "--cache", 64) as url:
-        images = described(url)
-        idle = memory(url)
-        one = watched(url, images, 1, min(seconds, 8), pause, 1)
-        many = watched(url, images, viewers, seconds, pause, 2)
+    seeds = range(2000, 2000 + viewers)
+    with serve_zoo.running(archive, "--cache", cache) as url:
+        one = one_at_a_time(url, described(url), seeds[:ALONE], ALONE_SECONDS)
+    with serve_zoo.running(archive, "--cache", cache) as url:
+        images, idle = described(url), memory(url)
+        many = watched(url, images, seeds, seconds, pause)
         peak = memory(url)
     alone = statistics.median(one.seconds)
     return {
@@ -224,13 +256,17 @@ def measured(folder: Path, viewers: int, seconds: float, pause: float, side: int
         "viewers": viewers,
         "seconds": seconds,
         "pause": pause,
+        "cache_MiB": cache,
+        "alone_answers": len(one.seconds),
         "alone_median_ms": 1000 * alone,
+        "alone_p99_ms": 1000 * quantile(one.seconds, 0.99),
         "answers": len(many.seconds),
         "answers_per_second": len(many.seconds) / seconds,
         "MB_per_second": many.bytes / seconds / 1e6,
         "median_ms": 1000 * statistics.median(many.seconds),
         "p99_ms": 1000 * quantile(many.seconds, 0.99),
         "p99_to_alone": quantile(many.seconds, 0.99) / alone,
+        "connections": many.connections,
         "failures": one.failures + many.failures,
         "memory_idle_MiB": idle / 2**20,
         "memory_peak_MiB": peak / 2**20,
@@ -246,10 +282,12 @@ def main() -> None:
     parser.add_argument("--viewers", type=int, default=50)
     parser.add_argument("--pause", type=float, default=1.0)
     parser.add_argument("--side", type=int, default=SIDE)
+    parser.add_argument("--cache", type=int, default=CACHE)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(Path(folder), options.viewers, options.seconds, options.pause, options.side)
+        asked = options.viewers, options.seconds, options.pause, options.side, options.cache
+        found = measured(Path(folder), *asked)
     print(json.dumps(found, indent=2))
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tilevault.codecs.errors import AccessDenied, InvalidRequest, LimitExceeded, UnsupportedSyntax
 from tilevault.workflows.serve.problems import place_of, problem_of
+from tilevault.workflows.serve.sending import Sending
 from tilevault.workflows.serve.settings import Settings, is_loopback
 
 __all__ = ["SECURITY_HEADERS", "Gate"]
@@ -41,6 +42,7 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.settings = settings
+        self.sending = Sending(settings.limits.unread_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection of ASGI; other protocols than HTTP are not spoken."""
@@ -65,7 +67,7 @@ class Gate:
             try:
                 self._check(scope)
                 body = _Body(receive, self._body_limit(scope))
-                await self.app(scope, body, strict)
+                await self.app(scope, body, self.sending.through(strict))
             except Exception as failure:
                 if started:
                     # Nothing may follow that could be taken for the rest of the answer.

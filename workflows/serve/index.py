@@ -23,7 +23,7 @@ from typing import Any
 
 from tilevault.archive.manifest import CommitRecord
 from tilevault.archive.store import Archive, Image
-from tilevault.codecs.errors import IntegrityError, StoreError, StoreUnavailable, TilevaultError
+from tilevault.codecs.errors import StoreUnavailable, TilevaultError
 from tilevault.workflows.serve.index_rows import ImageRow, InstanceRow, image_row, instance_rows
 from tilevault.workflows.serve.index_schema import SCHEMA, SUMMARIES, VERSION
 
@@ -96,7 +96,7 @@ class Index:
     def rows(
         self,
         query: str,
-        parameters: Sequence[Any] = (),
+        parameters: Sequence[Any] | Mapping[str, Any] = (),
         prepare: Callable[[sqlite3.Connection], None] | None = None,
     ) -> list[sqlite3.Row]:
         """The rows of a SELECT, on an index that has just been compared with the archive.
@@ -201,7 +201,7 @@ class Index:
         """Read an image and put it in the place of what was recorded of it."""
         try:
             commit = self.archive.newest_commit(image)
-        except (IntegrityError, StoreError) as error:
+        except TilevaultError as error:
             n = max((n for name, n in self._newest_numbers() if name == image), default=0)
             self._replace(image, None, [], (n, None, error.code))
             return True
@@ -217,7 +217,7 @@ class Index:
         instances, problem = [], None
         try:
             instances = list(instance_rows(image))
-        except (IntegrityError, StoreError) as error:
+        except TilevaultError as error:
             problem = error.code
         self._replace(image.id, image_row(image), instances, (commit.n, commit.sha256, problem))
 
@@ -332,7 +332,7 @@ class Index:
     def _select(
         self,
         query: str,
-        parameters: Sequence[Any] = (),
+        parameters: Sequence[Any] | Mapping[str, Any] = (),
         prepare: Callable[[sqlite3.Connection], None] | None = None,
     ) -> list[sqlite3.Row]:
         db = self.connection()

@@ -63,6 +63,8 @@ INSTANCE_TAGS = frozenset(
 ALL_TAGS = STUDY_TAGS | SERIES_TAGS | INSTANCE_TAGS
 UID = re.compile(r"[0-9.]{1,64}")
 LOSSY_IMAGE_COMPRESSION = "00282110"
+LONGEST_VALUE = 64 << 10
+"""Characters of an attribute as JSON; what is longer is no text to search for, and is left to the header."""
 SOP_INSTANCE, IMAGE_TYPE = "00080018", "00080008"
 
 
@@ -139,6 +141,7 @@ def instance_rows(image: "Image") -> Iterator[InstanceRow]:
         kept = kept_header(file, image.source.verbatim(i), StoredFrames(image, i).stream)
         # No URI: what is searched for is short.
         model = json_model(kept.elements, lambda path: "", only=ALL_TAGS)
+        model = {key: value for key, value in model.items() if len(json.dumps(value)) <= LONGEST_VALUE}
         sop = original
         loss = loss_of(image, i) if lossy and file.record["pixels"] is not None else None
         if loss is not None:

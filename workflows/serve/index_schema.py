@@ -41,6 +41,8 @@ SCHEMA = (
         PRIMARY KEY (image, file)
     )""",
     "CREATE INDEX instances_by_uid ON instances (study, series, sop)",
+    "CREATE INDEX images_by_series ON images (series)",
+    "CREATE INDEX instances_by_series ON instances (series)",
     "CREATE INDEX instances_by_sop ON instances (sop)",
     "CREATE INDEX instances_by_original ON instances (original)",
     """CREATE TABLE series (

@@ -5,6 +5,10 @@ that never ends, or a reader that does not read would hold its connection for ev
 """
 
 import asyncio
+import contextlib
+import fcntl
+import sys
+import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +27,7 @@ def patient_protocol(limits: Limits) -> type[H11Protocol]:
         def connection_made(self, transport: Any) -> None:
             self._timers: dict[str, asyncio.TimerHandle] = {}
             self._received, self._was_paused = 0, False
+            self._unread = 0
             super().connection_made(transport)
             if len(self.connections) > limits.connections:
                 self._end()
@@ -53,7 +58,7 @@ def patient_protocol(limits: Limits) -> type[H11Protocol]:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._set("writing", limits.idle_seconds, self._end)
+            self._expect_reader()
 
         def resume_writing(self) -> None:
             super().resume_writing()
@@ -82,6 +87,25 @@ def patient_protocol(limits: Limits) -> type[H11Protocol]:
                 self._end()
             else:
                 self._expect_body()
+
+        def _expect_reader(self) -> None:
+            self._unread = self._outgoing()
+            self._set("writing", limits.idle_seconds, self._look_at_reader)
+
+        def _look_at_reader(self) -> None:
+            """Once in a while: a slow reader of a long answer is a reader nevertheless."""
+            if self._unread - self._outgoing() < limits.slowest_bytes * limits.idle_seconds:
+                self._end()
+            else:
+                self._expect_reader()
+
+        def _outgoing(self) -> int:
+            """Bytes that the client has not acknowledged: ours, and those that the system holds for it."""
+            held = bytes(4)
+            with contextlib.suppress(OSError):
+                # The system takes more only when a third of its megabytes is free again.
+                held = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
+            return int(self.transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder))
 
         def _end_unwanted(self) -> None:
             if self.conn.their_state is h11.SEND_BODY:

@@ -27,9 +27,11 @@ class Limits:
     header_seconds: float = 10.0
     """From the connection, or from the first byte of the next request, to the end of the headers."""
     idle_seconds: float = 30.0
-    """Without a byte of a body that is being sent, or of an answer that is being read."""
+    """Between two looks at whether a body is being sent, or an answer being read."""
+    unread_bytes: int = 512 << 20
+    """Of answers that are made and wait to be read, all together."""
     slowest_bytes: int = 1024
-    """Bytes per second that a body must bring on average, `idle_seconds` by `idle_seconds`."""
+    """Bytes per second that a body must bring, and a reader take, from one such look to the next."""
     drain_seconds: int = 30
     """For what is being answered when the server is told to stop."""
     connections: int = 1024

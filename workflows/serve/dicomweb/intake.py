@@ -31,6 +31,8 @@ STORE_RATE = 1 << 20
 """Bytes per second of the slowest storing that is waited for."""
 START_WALL = 60.0
 MODULE = "tilevault.workflows.serve.dicomweb.child"
+MOST_KILLED = 8
+"""Files of one request that may each cost a child; whatever comes after them is not looked at."""
 KEPT_ENVIRONMENT = (
     "PATH",
     "HOME",
@@ -51,26 +53,40 @@ class Children:
 
     def __init__(self) -> None:
         self._spare: dict[str, Child] = {}
+        self._taken: set[Child] = set()
         self._lock = threading.Lock()
         self._closed = False
 
     def take(self, role: str) -> "Child":
-        """A child that is ready, or nearly; the next one is started."""
+        """A child that is ready, or nearly; the next one is started. Give it back by `done`.
+
+        Raises `StoreUnavailable` once closed.
+        """
         with self._lock:
+            if self._closed:
+                raise StoreUnavailable("the server is about to end")
             taken = self._spare.pop(role, None)
             if taken is None or not taken.alive:
                 taken = Child(role)
-            if not self._closed:
-                self._spare[role] = Child(role)
+            self._taken.add(taken)
+            self._spare[role] = Child(role)
         return taken
 
+    def done(self, child: "Child") -> None:
+        """End a child that was taken."""
+        with self._lock:
+            self._taken.discard(child)
+        child.end()
+
     def close(self) -> None:
-        """End those that wait."""
+        """End those that wait, and kill those that work: what they have committed stays."""
         with self._lock:
             self._closed = True
             for child in self._spare.values():
                 child.end()
             self._spare.clear()
+            for child in self._taken:
+                child.kill()
 
 
 class Child:
@@ -129,15 +145,21 @@ class Child:
     def _read_more(self, seconds: float) -> bool:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
-        ready, _, _ = select.select([descriptor], [], [], seconds)
-        more = os.read(descriptor, 1 << 16) if ready else b""
+        # Not select: a server with many connections has descriptors beyond its 1,024.
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        more = os.read(descriptor, 1 << 16) if poll.poll(seconds * 1000) else b""
         self._buffer += more
         return bool(more)
 
-    def end(self) -> None:
-        """Kill it, with all that it may have started, and close the pipes."""
+    def kill(self) -> None:
+        """Kill it, with all that it may have started."""
         with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """`kill` it, and close the pipes."""
+        self.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -147,10 +169,14 @@ class Child:
 
 def examine(children: Children, folder: Path, names: Sequence[str]) -> Iterator[Examined]:
     """What each file in ``folder`` is, in the order of ``names``; nothing is written."""
-    left = list(names)
+    left, killed = list(names), 0
     # Children work in another folder: what is relative here means nothing to them.
     place = os.fspath(folder.absolute())
     while left:
+        if killed >= MOST_KILLED:
+            reason = "not looked at: others of the request took more than they may"
+            yield from ({"name": name, "code": "LimitExceeded", "reason": reason} for name in left)
+            return
         child = children.take("examine")
         try:
             begun = child.ask({"folder": place, "names": left})
@@ -162,10 +188,11 @@ def examine(children: Children, folder: Path, names: Sequence[str]) -> Iterator[
                 if answer is None or answer.get("name") != name:
                     reason = "the process that looked at it ended, or took more than it may"
                     yield {"name": name, "code": "LimitExceeded", "reason": reason}
+                    killed += 1
                     break
                 yield _sound(answer)
         finally:
-            child.end()
+            children.done(child)
 
 
 def _sound(answer: dict[str, Any]) -> Examined:
@@ -188,7 +215,7 @@ def store(children: Children, folder: Path, archive: Path, size: int, workers: i
         request = {**places, "workers": workers}
         answer = child.answer(STORE_WALL + size / STORE_RATE) if child.ask(request) else None
     finally:
-        child.end()
+        children.done(child)
     if answer is None:
         raise StoreUnavailable("storing did not come to its end; what was committed stays")
     return answer

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -38,6 +39,7 @@ from tilevault.workflows.serve.dicomweb.accept import accepted, media_type
 from tilevault.workflows.serve.dicomweb.intake import Children, Examined, examine, store
 from tilevault.workflows.serve.dicomweb.multipart import PartReader, PartSink, boundary_of
 from tilevault.workflows.serve.dicomweb.resources import Place
+from tilevault.workflows.serve.dicomweb.series import Claims, SeriesOwners
 
 if TYPE_CHECKING:
     from tilevault.workflows.serve.services import Services
@@ -49,6 +51,8 @@ GATHERED = 1 << 20
 AT_ONCE = 2
 """Requests that are stored at a time; receiving has no such limit."""
 WAITING = 16
+RESERVE = 256 << 20
+"""Bytes of the disk that are not filled with what is received: the access log must go on."""
 ABANDONED_SECONDS = 24 * 3600
 """Age from which a staging folder that nobody removed is removed."""
 JSON_TYPES = ("application/dicom+json", "application/json")
@@ -127,13 +131,17 @@ class Intake:
     def __init__(self, services: "Services") -> None:
         self._services = services
         self._children = Children()
+        # Threads of their own: storing takes minutes, and reading goes on meanwhile.
+        self._pool = ThreadPoolExecutor(AT_ONCE, "tilevault-intake")
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._waiting = 0
         self._swept = False
+        self._owners = SeriesOwners(services)
 
     def close(self) -> None:
-        """End the children that wait."""
+        """End the children, also those that work: what they have committed stays, nothing else does."""
         self._children.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     async def store(self, services: "Services", request: Request) -> Response:
         """The answer to a POST of instances."""
@@ -150,7 +158,10 @@ class Intake:
             self._waiting += 1
             try:
                 async with self._turn:
-                    return await services.run(self._stored, request.state.principal, place, received)
+                    who = request.state.principal
+                    return await asyncio.get_running_loop().run_in_executor(
+                        self._pool, self._stored, who, place, received
+                    )
             finally:
                 self._waiting -= 1
         finally:
@@ -187,9 +198,9 @@ class Intake:
                 gathered.append(chunk)
                 held += len(chunk)
                 if held >= GATHERED:
-                    await self._services.run(_feed, reader, b"".join(gathered))
+                    await self._services.run(_feed, reader, b"".join(gathered), folder)
                     gathered, held = [], 0
-            await self._services.run(_feed, reader, b"".join(gathered))
+            await self._services.run(_feed, reader, b"".join(gathered), folder)
         except ClientDisconnect as error:
             raise InvalidRequest("the connection ended before the body did") from error
         finally:
@@ -200,6 +211,12 @@ class Intake:
         return received
 
     def _stored(self, principal: Principal, place: Place, received: _Received) -> Response:
+        with self._owners.claims() as claimed:
+            return _results(self._outcomes(principal, place, received, claimed), place)
+
+    def _outcomes(
+        self, principal: Principal, place: Place, received: _Received, claimed: Claims
+    ) -> list[_Outcome]:
         outcomes: list[_Outcome] = []
         sent: dict[str, Examined] = {}
         again: list[Examined] = []
@@ -207,7 +224,7 @@ class Intake:
         for name in set(received.names) - set(sound):
             outcomes.append(_Outcome({"name": name}, NotRecognized.__name__))
         for one in examine(self._children, received.folder, sound):
-            code = one.get("code") or _objection(one, principal, place)
+            code = one.get("code") or _objection(one, principal, place, claimed)
             if code is not None:
                 outcomes.append(_Outcome(one, code))
             elif one["sha256"] in sent:
@@ -219,7 +236,7 @@ class Intake:
         # The same bytes twice are one instance, and have one result.
         outcomes += [_Outcome(one, made[one["sha256"]].code) for one in again]
         outcomes.sort(key=lambda one: str(one.examined["name"]))
-        return _results(outcomes, place)
+        return outcomes
 
     def _archived(self, received: _Received, sound: Sequence[Examined]) -> list[_Outcome]:
         """Hand the sound files on, under names made of their UIDs, which the archive keeps."""
@@ -261,8 +278,10 @@ def _is_dicom(content_type: str) -> bool:
         return False
 
 
-def _feed(reader: PartReader, data: bytes) -> None:
+def _feed(reader: PartReader, data: bytes, folder: Path) -> None:
     try:
+        if shutil.disk_usage(folder).free < RESERVE + len(data):
+            raise StoreFull("no space for what is received")
         reader.feed(data)
     except OSError as error:
         raise _disk_error(error) from error
@@ -276,14 +295,19 @@ def _disk_error(error: OSError) -> TilevaultError:
     return StoreUnavailable(f"what is received cannot be kept: {error.strerror}")
 
 
-def _objection(one: Examined, principal: Principal, place: Place) -> str | None:
+def _objection(one: Examined, principal: Principal, place: Place, claimed: Claims) -> str | None:
     """Why a sound instance is not stored."""
     study = one.get("study")
     if not study or one["sop"].startswith("sha256:"):
         return "InconsistentHeader"
     if place.study is not None and study != place.study:
         return "StudyMismatch"
-    return None if principal.may("write", study=study) else AccessDenied.__name__
+    if not principal.may("write", study=study):
+        return AccessDenied.__name__
+    owner = claimed.owner(one["series"], study)
+    if owner == study:
+        return None
+    return "StudyMismatch" if principal.may("write", study=owner) else AccessDenied.__name__
 
 
 def _file_name(one: Examined, taken: Mapping[str, Examined]) -> str:
