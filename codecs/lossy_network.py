@@ -235,7 +235,10 @@ class _Search:
             errors = back.astype(np.float64) - content.samples
         else:
             errors = (decoded - self.integers).astype(np.float64).reshape(content.samples.shape)
-        return errors.reshape(-1) if content.counted is None else errors[content.counted]
+        wanted: NDArray[np.float64] = (
+            errors.reshape(-1) if content.counted is None else errors[content.counted]
+        )
+        return wanted
 
 
 def encode_near(codec: "LearnedCodec", content: "Content", slope: float, restore: bool) -> bytes | None:

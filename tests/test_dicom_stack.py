@@ -279,6 +279,15 @@ def test_two_patients_in_one_series_are_reported(tmp_path: Path) -> None:
     assert "instances of this series differ in PatientID" in found.warnings
 
 
+def test_a_series_of_two_studies_is_in_neither(tmp_path: Path) -> None:
+    """Who may read one study would read the other's slices."""
+    alike = one(slices(tmp_path, [None, None], StudyInstanceUID="1.2"))
+    mixed = one(slices(tmp_path, [None, None], StudyInstanceUID=["1.2", "1.3"]))
+    assert alike.search["StudyInstanceUID"] == "1.2"
+    assert "StudyInstanceUID" not in mixed.search
+    assert "instances of this series differ in StudyInstanceUID" in mixed.warnings
+
+
 def test_factors_of_each_plane(tmp_path: Path) -> None:
     positions = [(0, 0, z) for z in range(3)]
     same = one(slices(tmp_path, positions, RescaleSlope="2", RescaleIntercept="1"))

@@ -276,6 +276,9 @@ def _image(key: str, files: Sequence[SourceFile], copies: Mapping[str, Sequence[
     search = dict(sources[0].record["search"])
     if len(sources) > 1:
         search.pop("SOPInstanceUID", None)
+    if _differs(sources, "StudyInstanceUID"):
+        # Who may read one of the studies may not read the others.
+        search.pop("StudyInstanceUID", None)
     return SourceImage(
         kind="dicom",
         key=key,
@@ -290,10 +293,14 @@ def _image(key: str, files: Sequence[SourceFile], copies: Mapping[str, Sequence[
     )
 
 
+def _differs(sources: Sequence[SourceFile], name: str) -> bool:
+    return len({file.record["search"].get(name) for file in sources}) > 1
+
+
 def _warnings(sources: Sequence[SourceFile], copies: Mapping[str, Sequence[str]]) -> Iterable[str]:
     for file in sources:
         for name in copies.get(file.sha256, ()):
             yield f"{name} is a copy of {file.name}; kept once"
     for name in ("PatientID", "StudyInstanceUID"):
-        if len({file.record["search"].get(name) for file in sources}) > 1:
+        if _differs(sources, name):
             yield f"instances of this series differ in {name}"
