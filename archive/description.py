@@ -156,6 +156,23 @@ class Description:
         return TiledArray("0/mask", np.dtype(np.uint8), grid, LosslessCodec(pack=False))
 
     @property
+    def counts_valid(self) -> bool:
+        """Whether the valid samples of each tile are counted: scenes of integers with nodata and no mask.
+
+        Their levels are means, and the low bands of tiles that have no nodata look the same for less work.
+        """
+        info = self.info
+        return (
+            info is not None
+            and isinstance(self.codec, LosslessCodec)
+            and info.nodata is not None
+            and info.dtype.kind in "iu"
+            and info.bits_stored is None
+            and not info.has_mask
+            and not info.categorical
+        )
+
+    @property
     def arrays(self) -> dict[str, TiledArray]:
         """The tiled arrays by role: ``data``, and ``mask`` where there is one."""
         if self.info is None:

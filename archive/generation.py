@@ -14,7 +14,7 @@ import base64
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from math import ceil, prod
 from typing import Any
 
@@ -45,7 +45,7 @@ from tilevault.codecs.errors import (
     TilevaultError,
 )
 
-__all__ = ["Generation", "ShardReceipt", "bits_array", "forget_receipts", "table_arrays"]
+__all__ = ["Generation", "ShardReceipt", "bits_array", "forget_receipts", "table_arrays", "valid_array"]
 
 SOURCE_BLOCK = 4 << 20
 """Raw bytes of one independently compressed block of source bytes."""
@@ -83,6 +83,7 @@ class ShardReceipt:
                         _text(t.digests),
                         _text(t.pixels),
                         _measures(t),
+                        t.valid,
                     ]
                     for at, t in sorted(self.tiles.items())
                 ],
@@ -105,8 +106,9 @@ class ShardReceipt:
                         _bytes(digests),
                         _bytes(pixels),
                         _quality(of),
+                        valid,
                     )
-                    for at, ends, digests, pixels, of in document["tiles"]
+                    for at, ends, digests, pixels, of, valid in document["tiles"]
                 },
                 document["plain"],
             )
@@ -155,7 +157,8 @@ class Generation:
                     made, found = encode_lossy_tiles(array, part, words, mask)
                     tiles, worst = tiles | made, tuple(worst_of((*worst, *found)))
                 else:
-                    tiles |= encode_tiles(array, part, words, prove)
+                    made = encode_tiles(array, part, words, prove)
+                    tiles |= self._counted(part, words, made) if role == "data" else made
                 plain = plain and (role != "data" or self._is_plain(words))
         else:
             tiles = {
@@ -167,6 +170,20 @@ class Generation:
         receipt = ShardReceipt(role, index, entry, kept, plain, worst)
         self._keep_receipt(receipt)
         return receipt
+
+    def _counted(
+        self, window: Window, words: Words, tiles: Mapping[tuple[int, ...], EncodedTile]
+    ) -> dict[tuple[int, ...], EncodedTile]:
+        """The tiles of ``window``, with the count of their valid samples where it is kept."""
+        if not self.description.counts_valid:
+            return dict(tiles)
+        array, info = self.description.data, self.description.info
+        assert info is not None
+        valid = words != info.nodata
+        return {
+            at: replace(tile, valid=int(valid[array.grid.tile_window(at).shift(window.start).slices].sum()))
+            for at, tile in tiles.items()
+        }
 
     def _is_plain(self, words: Words) -> bool:
         """Whether every word is its own value."""
@@ -314,7 +331,25 @@ class Generation:
     ) -> list[ManifestObject]:
         """Store every ``zarr.json``, coordinates, quality and what describes the sources."""
         quality = self.quality(receipts)
-        return [self._create(key, [data]) for key, data in self._documents(tables, files, quality)]
+        documents = chain(self._documents(tables, files, quality), self._valid_documents(receipts))
+        return [self._create(key, [data]) for key, data in documents]
+
+    def _valid_documents(self, receipts: Sequence[ShardReceipt]) -> Iterator[tuple[str, bytes]]:
+        """``quality/valid``, where the samples of all tiles were counted."""
+        if not self.description.counts_valid:
+            return
+        array = valid_array(self.description.data)
+        counts = np.zeros(array.shape, array.dtype)
+        for receipt in receipts:
+            for at, tile in receipt.tiles.items() if receipt.role == "data" else ():
+                if tile.valid is None:
+                    return
+                counts[at] = tile.valid
+        yield (
+            f"{array.path}/zarr.json",
+            array.document(attributes={"units": "1", "long_name": "valid samples"}),
+        )
+        yield from array.encode(counts).items()
 
     def quality(self, receipts: Iterable[ShardReceipt]) -> QualityTables | None:
         """What was measured of a lossy image; None for another."""
@@ -522,6 +557,11 @@ def table_arrays(array: TiledArray, role: str) -> list[PlainArray]:
 def bits_array(array: TiledArray) -> PlainArray:
     """``quality/bits``: coded bits of each tile of the data."""
     return PlainArray.table("quality/bits", array.grid.tiles, np.uint32)
+
+
+def valid_array(array: TiledArray) -> PlainArray:
+    """``quality/valid``: samples of each tile that are no nodata, of images that count them."""
+    return PlainArray.table("quality/valid", array.grid.tiles, np.uint32)
 
 
 def _ranges(shape: Sequence[int], block: Sequence[int]) -> list[range]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -23,7 +24,7 @@ from tilevault.archive.cache import TileCache
 from tilevault.archive.check import CheckResult, check_image
 from tilevault.archive.description import Description
 from tilevault.archive.documents import MAX_DOCUMENT, seal, sha256_hex, unseal
-from tilevault.archive.generation import bits_array, forget_receipts, table_arrays
+from tilevault.archive.generation import bits_array, forget_receipts, table_arrays, valid_array
 from tilevault.archive.grid import DECOMPOSITIONS, TileGrid
 from tilevault.archive.image import ImageInfo, Window, Words, window_of
 from tilevault.archive.listing import LISTING, commit_numbers, listing_bytes, read_listing
@@ -46,7 +47,7 @@ from tilevault.archive.quality import QUALITY_ARRAYS, QualityTables
 from tilevault.archive.reading import read_level
 from tilevault.archive.source import Source
 from tilevault.archive.tables import StoredTables
-from tilevault.archive.tile_reader import TileReader
+from tilevault.archive.tile_reader import TileReader, magnified
 from tilevault.archive.tiles import TiledArray
 from tilevault.codecs import LearnedCodec
 from tilevault.codecs.base import TileCodec
@@ -509,6 +510,36 @@ class Image:
             dropped.append(axis)
         words = self._stored_or_made("data", Window(tuple(start), tuple(stop)), level, restore)
         return words.squeeze(tuple(dropped)) if dropped else words
+
+    def low_band(self, window: Window, level: int) -> Words | None:
+        """A window (all axes) of a level as a prefix of each tile has it: to look at, cheaply.
+
+        Of scenes with nodata, whose levels are means. The low band of a tile (5/3 wavelet) lies up to half a
+        sample beside them and mixes nodata into its neighbours; so None wherever a tile of the window has
+        nodata, or is not known to have none. None for stored levels, too. Raises as `read` does.
+        """
+        if level in self.stored_levels or not self._is_whole(window, level):
+            return None
+        with _within_memory(window):
+            return self.readers["data"].read(window, level, self.threads)
+
+    def _is_whole(self, window: Window, level: int) -> bool:
+        """Whether no tile of a window of a level has nodata."""
+        grid, counts = self.grid, self._valid_counts
+        if counts is None:
+            return False
+        return all(
+            counts[at] == prod(grid.tile_window(at).shape)
+            for at in grid.tile_indices(magnified(window, level, grid.shape))
+        )
+
+    @cached_property
+    def _valid_counts(self) -> NDArray[np.uint32] | None:
+        """Valid samples of each tile, where they were counted."""
+        array = valid_array(self.description.data)
+        if self._size_of(f"{array.path}/zarr.json") is None:
+            return None
+        return np.asarray(self.plain(array), np.uint32)
 
     def read_mask(self, window: Window | None = None, level: int = 0) -> NDArray[np.uint8]:
         """The validity mask (y, x; 255 valid, 0 not) of a level. Raises `InvalidRequest` if there is none."""

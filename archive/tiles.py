@@ -99,6 +99,8 @@ class EncodedTile:
     pixels: bytes
     quality: TileQuality | None = None
     """Of a lossy tile: what was measured."""
+    valid: int | None = None
+    """Samples that are no nodata, where that is counted (`Description.counts_valid`)."""
 
 
 def encode_tile(codec: TileCodec, words: Words, prove: bool = True) -> EncodedTile:

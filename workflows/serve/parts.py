@@ -5,8 +5,9 @@ work of a part has a bound, and its memory another.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -79,7 +80,8 @@ def read_part(
 ) -> tuple[Words, NDArray[np.uint8] | None]:
     """Values (c, y, x) of ``bands`` (from 0; (y, x) where the image has no such axis), and the mask, if any.
 
-    To look at: where the archive keeps no such level, it is made of a part of the samples of a finer one.
+    To look at: where the archive keeps no such level, it is made of the low bands of tiles without nodata, or
+    of a part of the samples of a finer level.
 
     ``index``: positions along the other axes; the middle where none is given. Raises `InvalidRequest` for a
     part that is not in the image, `LimitExceeded` for one of more tiles or bytes than a request may cost.
@@ -90,6 +92,8 @@ def read_part(
     source = 0 if is_subsampled(info) else _source_level(image, part.level)
     steps = part.level - source
     _check_cost(image, part, source, len(bands))
+    if steps and source == 0 and part.level in image.levels and image.description.counts_valid:
+        return _from_tiles(image, part, bands, at), None
     rows = _strip_rows(info, part, steps, len(bands))
     strips = [
         _reduced(image, Part(part.level, (y, min(y + rows, part.rows[1])), part.columns), source, bands, at)
@@ -110,6 +114,37 @@ def read_samples(image: Image, part: Part, bands: Sequence[int], index: Sequence
     _check_cost(image, part, part.level if part.level in image.stored_levels else 0, len(bands))
     box = Window((part.rows[0], part.columns[0]), (part.rows[1], part.columns[1]))
     return _read_bands(image, box, part.level, bands, positions(info, index), split=False)
+
+
+def _from_tiles(image: Image, part: Part, bands: Sequence[int], at: Mapping[str, int]) -> Words:
+    """A part from the low bands of its tiles, but for those with nodata, which are reduced."""
+
+    def low_band(wanted: Part) -> Words | None:
+        box = Window((wanted.rows[0], wanted.columns[0]), (wanted.rows[1], wanted.columns[1]))
+        return _planes(image, box, bands, at, lambda window: image.low_band(window, part.level))
+
+    whole = low_band(part)
+    if whole is not None:
+        return whole
+    high, wide = (max(1, n >> part.level) for n in image.grid.tile[-2:])
+    return np.concatenate(
+        [
+            np.concatenate(
+                [
+                    found if (found := low_band(cell)) is not None else _reduced(image, cell, 0, bands, at)[0]
+                    for cell in (Part(part.level, rows, columns) for columns in _cuts(part.columns, wide))
+                ],
+                axis=-1,
+            )
+            for rows in _cuts(part.rows, high)
+        ],
+        axis=-2,
+    )
+
+
+def _cuts(span: tuple[int, int], step: int) -> list[tuple[int, int]]:
+    """A span in parts that end at multiples of ``step``."""
+    return list(pairwise(sorted({*span, *range(-(-span[0] // step) * step, span[1], step)})))
 
 
 def _reduced(
@@ -138,23 +173,34 @@ def _reduced(
 def _read_bands(
     image: Image, box: Window, level: int, bands: Sequence[int], at: Mapping[str, int], split: bool = True
 ) -> Words:
-    info = pixels_of(image)
-    if "c" not in info.axes:
-        return image.read(box, level, at or None)
-    if split and is_subsampled(info):
+    if split and is_subsampled(pixels_of(image)):
         return _full_chroma(image, box, at)[list(bands)]
-    share = image.grid.tile[info.axes.index("c")]
-    groups = sorted({band // share for band in bands})
-    read: dict[int, Words] = {}
-    for group in groups:
-        wanted = [band for band in bands if band // share == group]
+    planes = _planes(image, box, bands, at, lambda window: image.read(window, level))
+    assert planes is not None
+    return planes
+
+
+def _planes(
+    image: Image,
+    box: Window,
+    bands: Sequence[int],
+    at: Mapping[str, int],
+    read: Callable[[Window], Words | None],
+) -> Words | None:
+    """What ``read`` gives of a box, bands that share tiles at once; None where it gives None."""
+    axes = pixels_of(image).axes[:-2]
+    share = image.grid.tile[axes.index("c")] if "c" in axes else 1
+    planes: dict[int, Words] = {}
+    for group in sorted({band // share for band in bands}) if "c" in axes else (0,):
+        wanted = [band for band in bands if band // share == group] if "c" in axes else [0]
         low, high = min(wanted), max(wanted) + 1
-        start = [low if axis == "c" else at[axis] for axis in info.axes[:-2]]
-        stop = [high if axis == "c" else at[axis] + 1 for axis in info.axes[:-2]]
-        values = image.read(Window((*start, *box.start), (*stop, *box.stop)), level)
-        planes = values.reshape(high - low, *box.shape)
-        read |= {band: planes[band - low] for band in wanted}
-    return np.stack([read[band] for band in bands])
+        start = [low if axis == "c" else at[axis] for axis in axes]
+        stop = [high if axis == "c" else at[axis] + 1 for axis in axes]
+        values = read(Window((*start, *box.start), (*stop, *box.stop)))
+        if values is None:
+            return None
+        planes |= dict(zip(range(low, high), values.reshape(high - low, *box.shape), strict=True))
+    return np.stack([planes[band] for band in bands]) if "c" in axes else planes[0]
 
 
 def _full_chroma(image: Image, box: Window, at: Mapping[str, int]) -> Words:
