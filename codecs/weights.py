@@ -16,7 +16,7 @@ from tilevault.codecs.errors import ModelMismatch
 
 __all__ = ["CURRENT_MODEL", "MAX_MODEL", "add_source", "model_blob", "native_model"]
 
-CURRENT_MODEL = "34ddba0d019e90d3e1907aac6ef778d6d3b694d2b65f5310e690575bb990b811"
+CURRENT_MODEL = "be701450693180176a8d8d526a36b2261a07c907a8c93c1979efcc57d009399f"
 """What new tiles are coded with."""
 MAX_MODEL = 16 << 20
 """Bytes of a model at most."""
