@@ -105,7 +105,7 @@ class Group {
     T::begin(layer_.bias.data() + first_ + (wide ? 16 * v : 0));
     if (bytes == Bytes::both) T::begin_high();
     for (size_t ky = 0; ky < layer_.size; ++ky) {
-      const int8_t *low = in_.low[ky].data() + at, *high = in_.high[ky].data() + at;
+      const int8_t *low = in_.low[ky].data() + at, *high = bytes == Bytes::both ? in_.high[ky].data() + at : nullptr;
       for (size_t k = 0; k < row; k += 64, w += kTile) {
         T::load(low + k, pixel);
         T::load_weights(w);
