@@ -182,8 +182,8 @@ def _squared(back: NDArray[np.int64], offsets: NDArray[np.int64], counted: NDArr
 def sum_of_squares(values: NDArray[np.float64]) -> float:
     """The sum of (n,) squares, added in one order.
 
-    Not ``np.dot``: BLAS would share it out among threads, whose sums differ in their last bits from machine to machine,
-    and which then wait for more work at full speed for 25 ms, longer than a tile takes.
+    Not ``np.dot``: BLAS would share it out among threads, whose sums differ in their last bits from machine
+    to machine, and which then wait for more work at full speed, 50 ms of processor time each time.
     """
     return float(np.einsum("i,i->", values, values))
 
