@@ -35,7 +35,7 @@ __all__ = ["EXACT", "LEARNED", "MODES", "NESTED", "ORDER", "Content", "Mode", "n
 INDEX_TYPES = ("u1", "u2", "u4")
 STRIP, STRIPS = 16, 4
 """Rows that are coded for a guess at a frame's bytes, and of how many such strips one."""
-FEWEST = 1.5
+FEWEST = 1.25
 """What is guessed to need this multiple of the bytes that will do, needs more than these."""
 STEP_BITS = 48
 LARGEST_INDEX = 1 << 62

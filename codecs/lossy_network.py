@@ -20,6 +20,7 @@ from tilevault.codecs import _native
 from tilevault.codecs.errors import TileCorrupt
 from tilevault.codecs.lossless import put_varint, take_varint
 from tilevault.codecs.lossy_search import Trial, coarsest, search
+from tilevault.codecs.quantised import sum_of_squares
 from tilevault.codecs.weights import native_model
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class _Search:
 
         def encode(code: int, slope: float) -> Trial:
             data, errors = self._encode(code, slope)
-            return Trial(data, 10 * math.log10(max(float(np.dot(errors, errors)) / allowed, TINY)))
+            return Trial(data, 10 * math.log10(max(sum_of_squares(errors) / allowed, TINY)))
 
         found = search(
             encode,

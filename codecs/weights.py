@@ -16,7 +16,7 @@ from tilevault.codecs.errors import ModelMismatch
 
 __all__ = ["CURRENT_MODEL", "MAX_MODEL", "add_source", "model_blob", "native_model"]
 
-CURRENT_MODEL = "34ddba0d019e90d3e1907aac6ef778d6d3b694d2b65f5310e690575bb990b811"
+CURRENT_MODEL = "8f6154345f18f60e695ee0bb3fd3fe3c5a927bcb8e716fdc953b3e720516f51a"
 """What new tiles are coded with."""
 MAX_MODEL = 16 << 20
 """Bytes of a model at most."""

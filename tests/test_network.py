@@ -77,6 +77,27 @@ def test_dense_layers(seed, channels, size, rows, columns, most, wide):
     check(net.blob(), [values(rng, (inputs, rows, columns))], rows, columns)
 
 
+LAYERS = [(48, 96, 1), (96, 48, 1), (48, 16, 3), (17, 33, 1), (65, 80, 1), (20, 40, 3)]
+
+
+@pytest.mark.parametrize("columns", [23, 24, 39, 40, 56, 130])
+@pytest.mark.parametrize("bounds", [(-32768, 32639), (-32768, 32640), (0, 255), (-128, 127), (-16383, 16383)])
+def test_weights_of_one_byte_in_rows_of_many_pixels(bounds, columns):
+    """What matrix tiles take, and inputs whose upper byte cannot be rounded."""
+    rng = np.random.default_rng(columns)
+    for inputs, outputs, size in LAYERS:
+        limit, most = 1 << 30, max(map(abs, bounds))
+        weights = rng.integers(-128, 127, (outputs, inputs, size, size), endpoint=True)
+        weights, bias = room(rng, weights, most, limit)
+        net = twin.Builder()
+        x = net.input(inputs, *bounds)
+        net.output(
+            net.conv(x, np.clip(weights, -127, 127), bias, rng.integers(0, 20, outputs), -30000, 30001)
+        )
+        extremes = rng.choice(np.array([*bounds, 127, 128, -128, -129], np.int16), (inputs, 3, columns))
+        check(net.blob(), [extremes], 3, columns, limit=limit)
+
+
 @given(
     seed=st.integers(0, 2**32 - 1),
     channels=st.integers(1, 128),

@@ -140,6 +140,17 @@ def test_training_lowers_the_loss(material: crops.Crops) -> None:
     assert losses[3] < losses[0] - 0.1
 
 
+def test_a_restoration_network_that_harms_all_it_sees_still_learns(material: crops.Crops) -> None:
+    made = training.Training(SETTINGS, material)
+    torch.nn.init.constant_(made.restoration.leave.bias, 0.9)
+    features, error = made.pool.looks((1,), 2)
+    correction = made.restoration(features).clamp(-1, 1)
+    assert (training.gained(error, correction, (0.5, 1.0, 1.5)) < 0).all()
+    assert training.gained(error, correction).abs().max() < 1e-4
+    made._restoration_loss((1,), exact=True).backward()
+    assert made.restoration.leave.bias.grad.abs().max() > 1e-2
+
+
 def test_a_model_survives_its_bytes(model: Model) -> None:
     again = Model.from_bytes(model.to_bytes())
     assert again.digest == model.digest
@@ -231,7 +242,9 @@ def test_restoration_integers_stay_near_the_floats() -> None:
     with torch.no_grad():
         exact = network(features / 16).clamp(-1, 1)
     (found,) = integer.integer_network(blob)(features)
-    assert (exact - found / 256).abs().max() < 0.02
+    error = (exact - found / 256).abs()
+    assert error.max() < 0.04  # of a step: weights of one byte where there are 24 inputs or more
+    assert error.mean() < 1e-3
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -484,8 +497,11 @@ def test_frames_are_learned_from_where_nothing_was_lost(tmp_path: Path) -> None:
         form["SeriesInstanceUID"] = f"1.2.4.{i}"
         file = dicom_builder.image(value, syntax, vr="OB", length=0xFFFFFFFF, **form)
         (tmp_path / f"{i}.dcm").write_bytes(file)
+    form |= {"SOPInstanceUID": "1.2.3.2", "SeriesInstanceUID": "1.2.4.2", "LossyImageCompression": "01"}
+    (tmp_path / "2.dcm").write_bytes(dicom_builder.image(words.tobytes(), **form))
     material = collect([str(tmp_path)])
-    assert (material.names["training"], material.names["left_out"]) == (["0.dcm"], ["1.dcm"])
+    assert material.names["training"] == ["0.dcm"]
+    assert sorted(material.names["left_out"]) == ["1.dcm", "2.dcm"]
     (((plane,),),) = material.training.values()
     np.testing.assert_array_equal(plane, words)
 

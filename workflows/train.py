@@ -98,9 +98,10 @@ def collect(
 ) -> Material:
     """The planes of all images below ``sources`` that are stored losslessly and mean intensities.
 
-    Left out: frames in a transfer syntax that loses (its traces would be learned), labels, masks of one bit,
-    and files that are not sound. ``besides``: a folder that is not looked into. ``planes_of``: by default
-    `codecs.models.crops.planes_of`. Raises `InvalidRequest` for a source that is not there.
+    Left out: frames in a transfer syntax that loses, and what is said to have been in one (its traces would
+    be learned), labels, masks of one bit, and files that are not sound. ``besides``: a folder that is not
+    looked into. ``planes_of``: by default `codecs.models.crops.planes_of`. Raises `InvalidRequest` for a
+    source that is not there.
     """
     material = Material()
     for image in _images(sources, besides or Path(sources[0], ".")):
@@ -129,6 +130,7 @@ def _images(sources: Sequence[str], besides: Path) -> Iterator[SourceImage]:
 def _is_learnable(image: SourceImage, info: ImageInfo) -> bool:
     return (
         (image.codec is None or (decodes(image.codec) and image.codec not in LOSSY))
+        and not info.attributes.get("lossy")
         and not info.categorical
         and info.bits_stored != 1
         and info.dtype.kind in "iuf"
@@ -274,8 +276,8 @@ def _settings(plan: Plan) -> "Settings":
         stage: max(1, round(share * plan.iterations)) if not plan.stages or stage in plan.stages else 0
         for stage, share in STAGE_SHARES.items()
     }
-    # A network that has learned is not thrown far from where it is.
-    return Settings(iterations, batch=plan.batch, seed=plan.seed, rate=3e-4 if plan.base else 2e-3)
+    # A network that has learned is not thrown too far from where it is.
+    return Settings(iterations, batch=plan.batch, seed=plan.seed, rate=1e-3 if plan.base else 2e-3)
 
 
 def _crops(planes: Planes) -> "Crops":

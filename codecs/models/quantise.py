@@ -33,7 +33,9 @@ Tensor = Any
 
 ACTIVATION_BITS = 14
 MARGIN = 1.5
-FINEST_UNIT, MOST_SHIFT, MOST_WEIGHT = 14, 26, 32767
+FINEST_UNIT, MOST_SHIFT, MOST_WEIGHT, MOST_BYTE = 14, 26, 32767, 127
+BYTE_INPUTS = 24
+"""Dense layers with so many inputs get weights of one byte, which matrix tiles take; they lose nothing."""
 FEATURE_BOUND = 1025
 """Largest feature of the entropy networks: a logarithm of 1 + 255."""
 FEATURE_QUARTERS = 16
@@ -94,11 +96,12 @@ def _layer(
     depthwise = layer.groups > 1
     units = np.array([scale.unit for scale in inputs])
     bounds = np.array([scale.bound for scale in inputs])
+    most = MOST_BYTE if not depthwise and weights.shape[1] >= BYTE_INPUTS else MOST_WEIGHT
     rows = []
     for o in range(len(weights)):
         mine = slice(o, o + 1) if depthwise else slice(None)
         factor = 2.0 ** (output - units[mine, None, None])
-        rows.append(_finest(weights[o] * factor, bias[o] * 2.0**output, bounds[mine, None, None]))
+        rows.append(_finest(weights[o] * factor, bias[o] * 2.0**output, bounds[mine, None, None], most))
     integers = np.stack([row[0] for row in rows])
     return writer.convolution(
         source, integers, [row[1] for row in rows], [row[2] for row in rows], low, high, depthwise
@@ -106,14 +109,14 @@ def _layer(
 
 
 def _finest(
-    weights: NDArray[np.float64], bias: float, bounds: NDArray[np.int64]
+    weights: NDArray[np.float64], bias: float, bounds: NDArray[np.int64], most: int
 ) -> tuple[NDArray[np.int64], int, int]:
-    """Integer weights, bias and shift of one output channel."""
+    """Integer weights of at most ``most``, bias and shift of one output channel."""
     for shift in range(MOST_SHIFT, -1, -1):
         integers = np.rint(weights * 2.0**shift)
         whole = round(bias * 2.0**shift)
         worst = (np.abs(integers) * bounds).sum() + abs(whole) + (1 << shift)
-        if np.abs(integers).max(initial=0) <= MOST_WEIGHT and worst < SUM_LIMIT:
+        if np.abs(integers).max(initial=0) <= most and worst < SUM_LIMIT:
             return integers.astype(np.int64), whole, shift
     raise InvalidRequest("the weights of a layer are too large for 16 bits")
 

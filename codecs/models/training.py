@@ -68,6 +68,9 @@ COARSE = 1.7
 """Half of its crops have steps above 1/24 of the range: below about 40 dB restoration is worth most."""
 STRENGTHS, BLOCK = (0.0, 0.5, 1.0, 1.5), 64
 """Of a correction; the encoder chooses for each block of 64 x 64 samples."""
+HELD_DOWN = 0.1
+"""Share of the loss that counts corrections as they are. Blocks that are made worse are left alone and would
+teach nothing: a network that harms all of them, as it may after its first steps, would stay what it is."""
 EXACT = 0.1
 """Share of the restoration stage, its end, that is trained in float32 even where bfloat16 is faster."""
 LEAST_RATE, LEAST_ERROR = 0.02, 1e-3
@@ -236,7 +239,8 @@ class Training:
         fast = HAS_MATRIX_TILES and not exact
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             correction = self.restoration(features / FEATURE_QUARTERS).float().clamp(-1, 1)
-        return gained(error, correction).neg().mean()
+        useful, whole = gained(error, correction), gained(error, correction, (1.0,))
+        return (HELD_DOWN * whole + (1 - HELD_DOWN) * useful).neg().mean()
 
     def _decoded(self, crops: list[Crop]) -> tuple[Any, Any]:
         """See `pool.Decode`."""
@@ -275,14 +279,14 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def gained(error: Tensor, correction: Tensor) -> Tensor:
+def gained(error: Tensor, correction: Tensor, strengths: Sequence[float] = STRENGTHS) -> Tensor:
     """(n,): dB that corrections in steps take from errors (n, 1, h, w), at each block's best strength."""
 
     def blocks(x: Tensor) -> Tensor:
         whole = functional.pad(x.square(), (0, -x.shape[-1] % BLOCK, 0, -x.shape[-2] % BLOCK))
         return functional.avg_pool2d(whole, BLOCK, divisor_override=1)
 
-    left = torch.stack([blocks(error - s * correction) for s in STRENGTHS]).amin(0).sum((1, 2, 3))
+    left = torch.stack([blocks(error - s * correction) for s in strengths]).amin(0).sum((1, 2, 3))
     before = error.square().sum((1, 2, 3))
     least = LEAST_ERROR * error[0].numel()
     return 10 * torch.log10((before + least) / (left + least))

@@ -369,28 +369,27 @@ class Network {
     }
   }
 
-  // As nn_tiles.hpp reads them, where it can: weights of one byte, and not so few channels that tiles are empty.
+  // As nn_tiles.hpp reads them, where it can: weights of one byte, inputs that two signed bytes hold, and not so few
+  // channels that tiles are empty.
   void pack_tiles(Packed& p, const Tensor& from, const std::vector<int16_t>& weights) const {
-    constexpr size_t kFewest = 16, kChannels = 32, kBytes = 64;
+    constexpr size_t kFewest = 16, kBytes = 64, kVector = 16;
+    constexpr int16_t kMost = 32767 - 128;
     const auto small = [](int16_t w) { return w >= -128 && w <= 127; };
-    if (p.in < kFewest || !std::all_of(weights.begin(), weights.end(), small)) return;
     const int16_t low = *std::min_element(from.low.begin(), from.low.end()), high = *std::max_element(from.high.begin(), from.high.end());
+    if (p.in < kFewest || (p.size == 1 && p.out < kFewest) || high > kMost || !std::all_of(weights.begin(), weights.end(), small)) return;
     p.in_signed = low >= -128 && high <= 127;
     p.in_bytes = p.in_signed || (low >= 0 && high <= 255);
-    const size_t each = p.in_bytes ? 1 : 2, all = padded(p.out), group = 16 * 4 / each, taps = p.size * p.size;
-    p.tiles.assign(all * ((p.in + kChannels - 1) / kChannels) * taps * kBytes * each, 0);
+    const size_t all = padded(p.out), pixel = (p.in + kBytes - 1) / kBytes * kBytes, length = p.size * pixel;
+    p.tiles.assign(all * p.size * length, 0);
     int8_t* to = p.tiles.data();
-    for (size_t first = 0; first < all; first += group)
-      for (size_t tap = 0; tap < taps; ++tap)
-        for (size_t chunk = 0; chunk < p.in; chunk += kChannels)
-          for (size_t vector = first; vector < std::min(first + group, all); vector += 16)
-            for (size_t byte = 0; byte < each; ++byte)
-              for (size_t k = 0; k < kBytes / 4; ++k)
-                for (size_t i = vector; i < vector + 16; ++i, to += 4)
-                  for (size_t c = 0; c < 2; ++c) {
-                    const size_t o = kernels_->channel(i, all), in = chunk + 2 * k + c;
-                    if (o < p.out && in < p.in) to[2 * c + byte] = static_cast<int8_t>(weights[(o * p.in + in) * taps + tap]);
-                  }
+    for (size_t vector = 0; vector < all; vector += kVector)
+      for (size_t ky = 0; ky < p.size; ++ky)
+        for (size_t four = 0; four < length; four += 4)
+          for (size_t i = vector; i < vector + kVector; ++i)
+            for (size_t k = four; k < four + 4; ++k, ++to) {
+              const size_t o = kernels_->channel(i, all), c = k % pixel, kx = k / pixel;
+              if (o < p.out && c < p.in) *to = static_cast<int8_t>(weights[((o * p.in + c) * p.size + ky) * p.size + kx]);
+            }
   }
 
   void pack_depthwise(Packed& p, const std::vector<int16_t>& weights) const {
