@@ -31,6 +31,8 @@ __all__ = [
     "sum_of_squares",
 ]
 
+FARTHEST = 1 << 31
+"""What is, or would be, so far from its sample is left alone: int64 holds what nearer squares differ by."""
 FRACTION = 256
 """Parts of a sample in which integer steps are counted."""
 NEARLY = 0.985
@@ -147,8 +149,9 @@ def smoothed(
             fit &= counted[..., first::2] & counted[..., first - 1 : -1 : 2]
         rows, columns = np.divmod(np.flatnonzero(fit), fit.shape[-1])
         places = rows * width + (first + 2 * columns)
-        wanted = exact[places]
-        costs = (values[places - 1] - wanted) ** 2 - (values[places] - wanted) ** 2
+        moved, kept = values[places - 1] - exact[places], values[places] - exact[places]
+        exactly = np.maximum(np.abs(moved), np.abs(kept)) < FARTHEST
+        places, costs = places[exactly], (moved**2 - kept**2)[exactly]
         taken = _cheapest(costs, allowed - spent)
         chosen = places[taken]
         flat[chosen], values[chosen] = flat[chosen - 1], values[chosen - 1]

@@ -212,6 +212,17 @@ def test_any_tile_keeps_its_promise(data: st.DataObject) -> None:
         assert np.square(errors).sum() <= codec.allowed_squared(errors.size, dtype)
 
 
+def test_samples_whose_squared_differences_overflow_keep_their_promise() -> None:
+    words = np.random.default_rng(1).integers(-(2**31), 2**31, (40, 40)).astype(np.int32)
+    words[::2, ::3] = 2**31 - 1
+    words[1::2, 1::3] = -(2**31)
+    codec = codec_of(words, "psnr", 20)
+    valid = np.ones(words.shape, bool)
+    coded = codec.code_tile(words, valid)
+    errors = coded.words.astype(np.float64) - words
+    assert np.square(errors).sum() <= codec.allowed_squared(errors.size, words.dtype)
+
+
 def test_the_lattice_of_whole_steps_is_the_near_lossless_one() -> None:
     """By the slow obvious way: the centre of an interval of 2 N + 1, not above the greatest value."""
     for bound in (1, 2, 5):
