@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pydicom
 import pytest
@@ -654,7 +653,7 @@ def test_baseline_jpeg_only_where_it_is_named(client: TestClient) -> None:
 # -- pictures ---------------------------------------------------------------------------------------------
 
 
-def picture(response: httpx.Response) -> Any:
+def picture(response: Any) -> Any:
     assert response.status_code == 200, response.text
     return np.asarray(Picture.open(io.BytesIO(response.content)))
 
