@@ -284,7 +284,7 @@ def _store(url: str, timeout: float) -> Any:
     try:
         from obstore.store import HTTPStore, S3Store
     except ImportError as error:
-        raise UnsupportedSyntax("obstore is not installed: pip install tilevault[remote]") from error
+        raise UnsupportedSyntax("obstore is not installed: pip install 'tilevault[remote]'") from error
     client: Any = {
         "timeout": timedelta(seconds=timeout),
         "connect_timeout": timedelta(seconds=min(timeout, CONNECT_TIMEOUT)),

@@ -576,7 +576,7 @@ class Image:
         try:
             from tilevault.archive.xarrays import to_xarray
         except ImportError as error:
-            raise UnsupportedSyntax("xarray is not installed: pip install tilevault[xarray]") from error
+            raise UnsupportedSyntax("xarray is not installed: pip install 'tilevault[xarray]'") from error
         return to_xarray(self, level, units)
 
     def to_dask(self, level: int = 0, chunks: Any = None) -> Any:

@@ -87,7 +87,7 @@ def encode_frame(frame: Frame, transfer_syntax: str) -> bytes:
     try:
         import imagecodecs
     except ImportError as error:
-        raise UnsupportedSyntax("imagecodecs is not installed: pip install tilevault[dicom]") from error
+        raise UnsupportedSyntax("imagecodecs is not installed: pip install 'tilevault[dicom]'") from error
     words = np.ascontiguousarray(np.moveaxis(frame, 0, -1) if colour else frame)
     try:
         return encode(imagecodecs, words)

@@ -234,6 +234,21 @@ def test_nobody_joins_a_series_of_a_study_that_is_not_his(
     assert stored(post([ct_slice(7, study="1.6", series="1.6.1")])) == ["1.6.1.7"]
 
 
+def test_the_access_log_names_each_instance_that_is_stored(path: Path, tmp_path: Path) -> None:
+    log = tmp_path / "access.jsonl"
+    with TestClient(create_app(Settings(str(path), access_log=log)), base_url=ROOT) as client:
+        headers = {"Content-Type": STOW_TYPE}
+        answer = client.post(
+            WEB + "/studies", content=multipart([ct_slice(1), b"no", ct_slice(2)]), headers=headers
+        )
+    assert answer.status_code == 202
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    named = [(one["study"], one["series"], one["instance"]) for one in entries]
+    assert sorted(named[:-1]) == [("1.2.3", "1.2.3.1", "1.2.3.1.1"), ("1.2.3", "1.2.3.1", "1.2.3.1.2")]
+    assert named[-1] == (None, None, None)
+    assert {(one["action"], one["status"], one["method"]) for one in entries} == {("write", 202, "POST")}
+
+
 def test_a_series_belongs_to_the_study_that_is_being_stored(client: TestClient) -> None:
     owners = SeriesOwners(client.app.state.services)  # type: ignore[attr-defined] # starlette's own
     with owners.claims() as first, owners.claims() as second:

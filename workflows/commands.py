@@ -417,7 +417,7 @@ def _server() -> Any:
     try:
         from tilevault.workflows.serve import command
     except ImportError as error:
-        raise UnsupportedSyntax("the server is not installed: pip install tilevault[serve]") from error
+        raise UnsupportedSyntax("the server is not installed: pip install 'tilevault[serve]'") from error
     return command
 
 

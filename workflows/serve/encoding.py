@@ -26,7 +26,7 @@ def encoded(picture: NDArray[np.uint8], format: str) -> bytes:
     try:
         from PIL import Image
     except ImportError as error:
-        raise UnsupportedSyntax("JPEG and WebP need Pillow: pip install tilevault[serve]") from error
+        raise UnsupportedSyntax("JPEG and WebP need Pillow: pip install 'tilevault[serve]'") from error
     if format != "webp" and picture.ndim == 3 and picture.shape[-1] in (2, 4):
         opacity = picture[..., -1:].astype(np.uint16)
         shown = picture[..., :-1] * opacity // 255

@@ -156,23 +156,25 @@ class Services:
         """``response``, once the access log has taken note of it; otherwise the problem that it has not.
 
         Nothing is read that is not on record: where the log cannot be written, the answer is 507 or 503.
+        ``request.state.stored``: what the request put into the archive, each an entry of its own.
         """
         length = response.headers.get("content-length")
-        known = about.image is not None and ID.fullmatch(about.image) is not None
         try:
-            self.access_log.write(
-                principal=None if principal is None else principal.name,
-                action=action,
-                image=about.image if known else None,
-                study=about.study,
-                series=about.series,
-                instance=about.instance,
-                method=request.method,
-                route=getattr(request.scope["endpoint"], "path", None),
-                status=response.status_code,
-                bytes=None if length is None else int(length),
-                client=None if request.client is None else request.client.host,
-            )
+            for one in (*getattr(request.state, "stored", ()), about):
+                known = one.image is not None and ID.fullmatch(one.image) is not None
+                self.access_log.write(
+                    principal=None if principal is None else principal.name,
+                    action=action,
+                    image=one.image if known else None,
+                    study=one.study,
+                    series=one.series,
+                    instance=one.instance,
+                    method=request.method,
+                    route=getattr(request.scope["endpoint"], "path", None),
+                    status=response.status_code,
+                    bytes=None if length is None else int(length),
+                    client=None if request.client is None else request.client.host,
+                )
         except TilevaultError as failure:
             return problem_of(failure)
         return response

@@ -63,7 +63,7 @@ class Token:
         if not self.actions or not set(self.actions) <= set(ACTIONS):
             raise InvalidRequest(f"token {self.name!r}: actions are some of {', '.join(ACTIONS)}")
         if not self.scopes or not all(SCOPE.fullmatch(scope) for scope in self.scopes):
-            raise InvalidRequest(f"token {self.name!r}: scopes are *, study:UID or image:ID")
+            raise InvalidRequest(f"token {self.name!r}: scopes are *, study:UID or image:ID (32 digits)")
         if self.until is not None and not self.until > 0:
             raise InvalidRequest(f"token {self.name!r}: expires is a time with an offset")
 

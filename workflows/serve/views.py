@@ -112,7 +112,7 @@ def colour_table(name: str) -> NDArray[np.uint8]:
         from rio_tiler.colormap import cmap
         from rio_tiler.errors import InvalidColorMapName
     except ImportError as error:
-        raise UnsupportedSyntax("colour maps need rio-tiler: pip install tilevault[serve]") from error
+        raise UnsupportedSyntax("colour maps need rio-tiler: pip install 'tilevault[serve]'") from error
     try:
         found = cmap.get(name)
     except InvalidColorMapName as error:

@@ -227,7 +227,7 @@ def _encode(picture: NDArray[np.uint8], look: Look, media: str) -> bytes:
     try:
         from PIL import Image
     except ImportError as error:
-        raise UnsupportedSyntax("pictures need Pillow: pip install tilevault[serve]") from error
+        raise UnsupportedSyntax("pictures need Pillow: pip install 'tilevault[serve]'") from error
     made = Image.fromarray(picture)
     width, height = _fitted(look.viewport, *made.size)
     if (width, height) != made.size:

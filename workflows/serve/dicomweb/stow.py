@@ -34,7 +34,7 @@ from tilevault.codecs.errors import (
     StoreUnavailable,
     TilevaultError,
 )
-from tilevault.workflows.serve.access import Principal
+from tilevault.workflows.serve.access import Principal, Subject
 from tilevault.workflows.serve.dicomweb.accept import accepted, media_type
 from tilevault.workflows.serve.dicomweb.intake import Children, Examined, examine, store
 from tilevault.workflows.serve.dicomweb.multipart import PartReader, PartSink, boundary_of
@@ -124,6 +124,12 @@ class _Outcome:
     examined: Examined
     code: str | None = None
 
+    @property
+    def subject(self) -> Subject:
+        """For the record, of an instance that is in the archive."""
+        one = self.examined
+        return Subject(study=one["study"], series=one["series"], instance=one["sop"])
+
 
 class Intake:
     """Takes in instances for one server."""
@@ -159,9 +165,11 @@ class Intake:
             try:
                 async with self._turn:
                     who = request.state.principal
-                    return await asyncio.get_running_loop().run_in_executor(
+                    outcomes = await asyncio.get_running_loop().run_in_executor(
                         self._pool, self._stored, who, place, received
                     )
+                    request.state.stored = [one.subject for one in outcomes if one.code is None]
+                    return _results(outcomes, place)
             finally:
                 self._waiting -= 1
         finally:
@@ -210,9 +218,9 @@ class Intake:
             raise InvalidRequest("a body without parts")
         return received
 
-    def _stored(self, principal: Principal, place: Place, received: _Received) -> Response:
+    def _stored(self, principal: Principal, place: Place, received: _Received) -> list[_Outcome]:
         with self._owners.claims() as claimed:
-            return _results(self._outcomes(principal, place, received, claimed), place)
+            return self._outcomes(principal, place, received, claimed)
 
     def _outcomes(
         self, principal: Principal, place: Place, received: _Received, claimed: Claims
