@@ -23,7 +23,7 @@ from rasterio.errors import NotGeoreferencedWarning
 import dicom_builder
 from tilevault import Archive, add
 
-__all__ = ["HEIGHT", "WIDTH", "build", "running", "smooth"]
+__all__ = ["HEIGHT", "WIDTH", "build", "running", "serve_command", "smooth"]
 
 HEIGHT, WIDTH = 300, 410
 """Of every image: odd sizes at most levels, several tiles of 64."""
@@ -194,21 +194,17 @@ def _tiff(
 # -- a server -----------------------------------------------------------------------------------------------
 
 
+def serve_command(archive: Path, *options: object) -> list[str]:
+    """`tilevault serve` on a free port, which its first line tells as JSON."""
+    module = [sys.executable, "-m", "tilevault.workflows.cli"]
+    return [*module, "serve", str(archive), "--port", "0", "--json", *map(str, options)]
+
+
 @contextmanager
 def running(archive: Path, *options: object, stop: signal.Signals = signal.SIGTERM) -> Iterator[str]:
     """A server process of its own on a free port of the loopback; its address, without a slash at the end."""
-    command = [
-        sys.executable,
-        "-m",
-        "tilevault.workflows.cli",
-        "serve",
-        str(archive),
-        "--port",
-        "0",
-        "--json",
-    ]
     process = subprocess.Popen(
-        [*command, *(str(option) for option in options)],
+        serve_command(archive, *options),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

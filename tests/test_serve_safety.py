@@ -547,18 +547,8 @@ def test_a_missing_archive_and_a_port_in_use(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_in_order(archive: Path, number: signal.Signals, code: int, tmp_path: Path) -> None:
     """What is being answered is answered; the log is whole."""
-    command = [
-        sys.executable,
-        "-m",
-        "tilevault.workflows.cli",
-        "serve",
-        str(archive),
-        "--port",
-        "0",
-        "--json",
-    ]
     process = subprocess.Popen(
-        [*command, "--access-log", str(tmp_path / "log")],
+        serve_zoo.serve_command(archive, "--access-log", tmp_path / "log"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,11 +1,8 @@
 """Map clients that are not ours: GDAL reads the tiles of a TileJSON, and finds the scene in its place."""
 
 import json
-import socket
-import threading
-import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,9 @@ import rasterio
 from affine import Affine
 from rasterio.warp import Resampling, reproject
 
+from peer_server import Server
 from tilevault import Archive
 from tilevault.workflows import add
-
-uvicorn = pytest.importorskip("uvicorn", reason="the server is not installed: pip install tilevault[serve]")
 
 # rio-tiler hushes this warning in each of its threads by itself; one that ends early lets it out in another.
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore:Dataset has no geotransform")]
@@ -35,7 +31,9 @@ XYZ = """<GDAL_WMS><Service name="TMS"><ServerUrl>{address}</ServerUrl></Service
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, str]]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, serve: Callable[[Path], Server]
+) -> tuple[str, Path, str]:
     """Address of a server, the GeoTIFF, and the id of its image."""
     if not _knows_wms():
         pytest.skip("this GDAL has no client of map tiles")
@@ -50,33 +48,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         file.write(values, 1)
     add([scene], folder / "archive")
     (image,) = Archive.open(folder / "archive")
-    with running(folder / "archive") as address:
-        yield address, scene, image
-
-
-class running:
-    """A server of an archive on a free port of this machine."""
-
-    def __init__(self, archive: Path) -> None:
-        from tilevault.workflows.serve.app import create_app
-        from tilevault.workflows.serve.settings import Settings
-
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(Settings(archive=str(archive))), log_level="warning")
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
-
-    def __enter__(self) -> str:
-        self.thread.start()
-        while not self.server.started:
-            assert self.thread.is_alive(), "the server did not start"
-            time.sleep(0.02)
-        return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-
-    def __exit__(self, *_: object) -> None:
-        self.server.should_exit = True
-        self.thread.join(20)
-        self.socket.close()
+    return serve(folder / "archive").url, scene, image
 
 
 def _knows_wms() -> bool:

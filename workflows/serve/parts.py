@@ -127,18 +127,16 @@ def _from_tiles(image: Image, part: Part, bands: Sequence[int], at: Mapping[str,
     if whole is not None:
         return whole
     high, wide = (max(1, n >> part.level) for n in image.grid.tile[-2:])
-    return np.concatenate(
+
+    def made(cell: Part) -> Words:
+        found = low_band(cell)
+        return _reduced(image, cell, 0, bands, at)[0] if found is None else found
+
+    return np.block(
         [
-            np.concatenate(
-                [
-                    found if (found := low_band(cell)) is not None else _reduced(image, cell, 0, bands, at)[0]
-                    for cell in (Part(part.level, rows, columns) for columns in _cuts(part.columns, wide))
-                ],
-                axis=-1,
-            )
+            [made(Part(part.level, rows, columns)) for columns in _cuts(part.columns, wide)]
             for rows in _cuts(part.rows, high)
-        ],
-        axis=-2,
+        ]
     )
 
 
@@ -189,10 +187,12 @@ def _planes(
 ) -> Words | None:
     """What ``read`` gives of a box, bands that share tiles at once; None where it gives None."""
     axes = pixels_of(image).axes[:-2]
+    if "c" not in axes:
+        bands = (0,)
     share = image.grid.tile[axes.index("c")] if "c" in axes else 1
     planes: dict[int, Words] = {}
-    for group in sorted({band // share for band in bands}) if "c" in axes else (0,):
-        wanted = [band for band in bands if band // share == group] if "c" in axes else [0]
+    for group in sorted({band // share for band in bands}):
+        wanted = [band for band in bands if band // share == group]
         low, high = min(wanted), max(wanted) + 1
         start = [low if axis == "c" else at[axis] for axis in axes]
         stop = [high if axis == "c" else at[axis] + 1 for axis in axes]
