@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from html import escape
 from math import prod
 from pathlib import Path
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from tilevault.codecs.models.crops import Crops
     from tilevault.codecs.models.training import Progress, Settings, Training
 
-__all__ = ["Material", "Plan", "Planes", "PlanesOf", "Trained", "collect", "curves", "train"]
+__all__ = ["Material", "Plan", "Planes", "PlanesOf", "Trained", "TrainingLog", "collect", "curves", "train"]
 
 Planes = dict[str, list[list[NDArray[Any]]]]
 PlanesOf = Callable[[NDArray[Any], bool], Sequence[NDArray[Any]]]
@@ -220,11 +221,11 @@ def train(
     material = collect(sources, plan.hold_out, folder)
     models.use_threads(plan.threads)
     training = models.Training(_settings(plan), _crops(material.training), base)
-    log = _Log(folder)
+    log = TrainingLog(folder)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         training.resume(checkpoint)
-    log.begin(training)
+    log.begin(partial(_is_before, training))
 
     def tell(progress: "Progress") -> None:
         log.append(progress)
@@ -245,8 +246,15 @@ def train(
         len(material.names["training"]),
         measured,
     )
-    log.end(done, plan, material, base.digest if base else "")
+    begun = base.digest if base else ""
+    log.end({**asdict(done), "plan": asdict(plan), "base": begun, "images": material.names})
     return done
+
+
+def _is_before(training: "Training", line: Mapping[str, Any]) -> bool:
+    from tilevault.codecs.models.training import STAGES
+
+    return (STAGES.index(line["stage"]), line["iteration"]) <= (training.stage, training.iteration)
 
 
 def _training_modules() -> tuple[Any, Any]:
@@ -292,8 +300,8 @@ def _write(path: Path, data: bytes) -> None:
         placing.settle()
 
 
-class _Log:
-    """The files beside a model in training."""
+class TrainingLog:
+    """The files beside a model in training. Raises an error of the storage where there can be no folder."""
 
     def __init__(self, folder: Path) -> None:
         self.lines, self.curves, self.made = (
@@ -304,16 +312,8 @@ class _Log:
         except OSError as failure:
             raise os_failure(failure, f"cannot make {folder}") from failure
 
-    def begin(self, training: "Training") -> None:
-        """Forget what was reported after the checkpoint: it is trained again."""
-        from tilevault.codecs.models.training import STAGES
-
-        def is_before(line: Mapping[str, Any]) -> bool:
-            stage = STAGES.index(line["stage"])
-            return stage < training.stage or (
-                stage == training.stage and line["iteration"] <= training.iteration
-            )
-
+    def begin(self, is_before: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Keep the lines that are before the checkpoint: what was reported after it is trained again."""
         kept = [line for line in self._read() if is_before(line)]
         self.lines.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
@@ -328,9 +328,8 @@ class _Log:
             file.write(json.dumps(asdict(progress)) + "\n")
         self.curves.write_text(curves(self._read()))
 
-    def end(self, done: Trained, plan: Plan, material: Material, base: str) -> None:
-        """How the model was made; ``base``: digest of the model that it began with."""
-        document = {**asdict(done), "plan": asdict(plan), "base": base, "images": material.names}
+    def end(self, document: Mapping[str, Any]) -> None:
+        """How the model was made."""
         self.made.write_text(json.dumps(document, indent=1) + "\n")
 
 

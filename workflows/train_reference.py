@@ -3,7 +3,6 @@
 What needs torch is in `codecs.models`.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilevault.codecs.errors import Conflict, InvalidRequest
-from tilevault.workflows.placing import os_failure, placed
-from tilevault.workflows.train import Material, Plan, Planes, collect, curves
+from tilevault.workflows.placing import placed
+from tilevault.workflows.train import Material, Plan, Planes, TrainingLog, collect
 
 if TYPE_CHECKING:
     from tilevault.codecs.models.reference_blob import ReferenceModel
@@ -55,10 +54,7 @@ def train_reference(
     if target.exists():
         raise Conflict(f"there is a file already: {target}", path=str(target))
     folder = target.with_name(target.name + ".train")
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as failure:
-        raise os_failure(failure, f"cannot make {folder}") from failure
+    log = TrainingLog(folder)
     material = collect(sources, plan.hold_out, folder, grey_planes)
     models.use_threads(plan.threads)
     settings = models.ReferenceSettings(
@@ -68,20 +64,16 @@ def train_reference(
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         training.resume(checkpoint)
-    lines = _kept(folder / "log.jsonl", training.iteration)
+    log.begin(lambda line: line["iteration"] <= training.iteration)
 
     def tell(progress: "Progress") -> None:
-        lines.append(asdict(progress))
-        with (folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
-        (folder / "curves.svg").write_text(curves(lines))
+        log.append(progress)
         report(progress)
 
     training.run(checkpoint, tell)
     made = models.finished(training)
     done = _written(made, target, began, material)
-    document = {**asdict(done), "plan": asdict(plan), "settings": asdict(settings), "images": material.names}
-    (folder / "training.json").write_text(json.dumps(document, indent=1) + "\n")
+    log.end({**asdict(done), "plan": asdict(plan), "settings": asdict(settings), "images": material.names})
     return done
 
 
@@ -93,14 +85,6 @@ def _training_module() -> Any:
             f"training needs torch and Pillow, the extra `learned` of tilevault: {error}"
         ) from error
     return reference_training
-
-
-def _kept(log: Path, iteration: int) -> list[dict[str, Any]]:
-    """The lines of the log up to ``iteration``; what was reported after it is trained again."""
-    text = log.read_text() if log.exists() else ""
-    lines = [line for line in map(json.loads, text.splitlines()) if line["iteration"] <= iteration]
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return lines
 
 
 def _written(made: "ReferenceModel", target: Path, began: float, material: Material) -> TrainedReference:
